@@ -1,0 +1,123 @@
+//! One budget for every byte of media in flight (`[memory] max-buffers`): downloads and peers
+//! take from it before they hold media, and give back by dropping the [`Share`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// The budget. Clones share one account.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    account: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    total: usize,
+    used: AtomicUsize,
+    freed: Notify,
+}
+
+/// Bytes taken from a [`Budget`]; dropping it gives them back.
+#[derive(Debug)]
+#[must_use = "dropping a share gives its bytes back at once"]
+pub struct Share {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// A budget of `total` bytes.
+    pub fn new(total: usize) -> Self {
+        Self {
+            account: Arc::new(Account {
+                total,
+                used: AtomicUsize::new(0),
+                freed: Notify::new(),
+            }),
+        }
+    }
+
+    /// Bytes taken at the moment (`edgeseed_buffer_bytes`).
+    pub fn used(&self) -> usize {
+        self.account.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that may be taken at most.
+    pub fn total(&self) -> usize {
+        self.account.total
+    }
+
+    /// Takes `bytes` now, or nothing: `None` means the budget has no room for them at present.
+    pub fn try_take(&self, bytes: usize) -> Option<Share> {
+        let took = self
+            .account
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes)
+                    .filter(|sum| *sum <= self.account.total)
+            });
+        took.ok().map(|_| Share {
+            account: Arc::clone(&self.account),
+            bytes,
+        })
+    }
+
+    /// Waits until `bytes` can be taken. More than the whole budget is cut down to the whole, so
+    /// that this ends as soon as everybody else has given back.
+    pub async fn take(&self, bytes: usize) -> Share {
+        let bytes = bytes.min(self.account.total);
+        loop {
+            let freed = self.account.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if let Some(share) = self.try_take(bytes) {
+                return share;
+            }
+            freed.await;
+        }
+    }
+}
+
+impl Share {
+    /// How many bytes this share stands for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.account.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_that_does_not_fit_is_refused_and_a_dropped_one_makes_room() {
+        let budget = Budget::new(100);
+        let first = budget.try_take(60).unwrap();
+        assert!(budget.try_take(41).is_none());
+        drop(first);
+        assert_eq!(budget.try_take(100).unwrap().bytes(), 100);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_woken_by_a_dropped_share() {
+        let budget = Budget::new(10);
+        let held = budget.try_take(10).unwrap();
+        let waiter = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.take(4).await.bytes() }
+        });
+        tokio::task::yield_now().await;
+        drop(held);
+        assert_eq!(waiter.await.unwrap(), 4);
+    }
+}

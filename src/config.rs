@@ -1,0 +1,661 @@
+//! The configuration: one TOML file, sections with defaults, each part of the daemon given its own
+//! section by value. Unknown keys are errors, and every mistake of a file is reported at once, by
+//! line and key.
+//!
+//! A file with one `[[channel]]` and one `[signal]` is complete. Every default carries its reason.
+
+mod reader;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use self::reader::{Document, Section};
+use crate::ids::{ChannelId, ChannelName};
+
+/// Everything the daemon is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The channels that are prefetched; at least one.
+    pub channels: Vec<ChannelConfig>,
+    /// The signalling server of the channels' viewers.
+    pub signal: SignalConfig,
+    /// Present when the box is to be a signalling server as well.
+    pub signal_server: Option<SignalServerConfig>,
+    /// Serving viewers.
+    pub peer: PeerConfig,
+    /// Segments on disk.
+    pub store: StoreConfig,
+    /// Bounds of memory.
+    pub memory: MemoryConfig,
+    /// Status, metrics and the page.
+    pub http: HttpConfig,
+}
+
+/// `[[channel]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChannelConfig {
+    /// The playlist at the origin, media or multivariant, `http` or `https`.
+    pub url: Url,
+    /// Unique among the channels; by default derived from the URL.
+    pub name: ChannelName,
+    /// What viewers send as `channel`; by default the URL without its query, as field clients do
+    /// (protocol.md section 3).
+    pub id: ChannelId,
+    /// Which variants of a multivariant playlist are prefetched.
+    pub variants: Variants,
+    /// How much behind the live edge is kept at least, however long the playlist is.
+    pub window: Duration,
+}
+
+/// Which variants of a multivariant playlist are prefetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variants {
+    /// The one with the highest `BANDWIDTH`: on a LAN the segment comes from next door, so that
+    /// is what an adaptive player settles on.
+    Highest,
+    /// Every variant, at the price of the sum of their bandwidths.
+    All,
+    /// The one with the lowest `BANDWIDTH`.
+    Lowest,
+}
+
+/// `[signal]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignalConfig {
+    /// `ws://` or `wss://`. Without a `[signal]` section: the box's own `[signal-server]`.
+    pub url: Url,
+}
+
+/// `[signal-server]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignalServerConfig {
+    /// Where browsers connect.
+    pub listen: SocketAddr,
+}
+
+/// `[peer]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerConfig {
+    /// Viewers served at once; the next one is refused with `dc_failed`, so that it looks
+    /// elsewhere.
+    pub max_peers: usize,
+    /// What is reported to the scheduler; the higher, the sooner it makes us a parent.
+    pub level: f64,
+    /// How long a REQUEST may wait for a segment that is on its way, before LACK.
+    pub request_hold: Duration,
+    /// Bytes of one packet, the binary message of a segment.
+    pub packet_size: usize,
+    /// The one UDP port of all peers; 0 takes any free port (for tests).
+    pub udp_port: u16,
+    /// How long a stop waits for segments that are being sent.
+    pub stop_timeout: Duration,
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// Where segments lie, one folder for each channel.
+    pub dir: PathBuf,
+    /// Bytes of segments at most; the oldest go first.
+    pub max_size: u64,
+    /// Bytes of the file system that are left free for others.
+    pub min_free: u64,
+}
+
+/// `[memory]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Every byte of media in flight, all peers and downloads together.
+    pub max_buffers: usize,
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where the status page, `/metrics` and `/watch` are.
+    pub listen: SocketAddr,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        Self {
+            // A household or a small venue; at 256 KiB each in flight, half of `max-buffers`.
+            max_peers: 64,
+            // Browsers report the mean of what they hold, a few tens at most: 100 is above them.
+            level: 100.0,
+            // A viewer gives up after 2 s and asks again 3 s after its first REQUEST; 1.6 s leaves
+            // 400 ms for the transfer (protocol.md, "What hurts a viewer").
+            request_hold: Duration::from_millis(1600),
+            // What browsers send (61,440 bytes), and below the 65,536 that the stack announces.
+            packet_size: 60 * 1024,
+            // Next to the field's signalling port 12035.
+            udp_port: 12036,
+            // Twice the 2 s within which a viewer wants a segment: whatever is under way then is
+            // wanted by nobody.
+            stop_timeout: Duration::from_secs(4),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            // The unit's CacheDirectory.
+            dir: PathBuf::from("/var/cache/edgeseed"),
+            // An hour of one channel at 4.7 Mbit/s; fits the smallest card in use (8 GB).
+            max_size: 2 << 30,
+            // Room for logs and updates where the cache shares a file system.
+            min_free: 256 << 20,
+        }
+    }
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            // 64 peers with 256 KiB each in flight, and as much again for downloads; small enough
+            // for a Raspberry Pi 3 (1 GB).
+            max_buffers: 32 << 20,
+        }
+    }
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            // Every interface: the pages are for the LAN.
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+        }
+    }
+}
+
+/// 60 s: several times what a player buffers, and more than most live playlists list.
+const DEFAULT_WINDOW: Duration = Duration::from_secs(60);
+
+/// What is wrong with a configuration file, and how to mend it.
+#[derive(Debug)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file can be read, and has these mistakes.
+    Mistakes {
+        /// Which file.
+        path: PathBuf,
+        /// Each of them, in the order of their lines; never empty.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+/// One mistake in a configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line of the file, from 1.
+    pub line: usize,
+    /// The key as an operator would look for it, for example `peer.packet-size`; empty when the
+    /// file is not TOML at all.
+    pub key: String,
+    /// What is wrong and what is wanted.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(
+                f,
+                "cannot read the configuration {}: {source}",
+                path.display()
+            ),
+            Self::Mistakes { path, mistakes } => {
+                for (index, mistake) in mistakes.iter().enumerate() {
+                    if index > 0 {
+                        writeln!(f)?;
+                    }
+                    write!(f, "{}:{}: ", path.display(), mistake.line)?;
+                    if !mistake.key.is_empty() {
+                        write!(f, "{}: ", mistake.key)?;
+                    }
+                    f.write_str(&mistake.message)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and validates the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with every mistake of the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|mistakes| ConfigError::Mistakes {
+            path: path.to_owned(),
+            mistakes,
+        })
+    }
+
+    /// Validates the text of a file.
+    ///
+    /// # Errors
+    /// Every [`Mistake`] of the text, in the order of their lines.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        let mut document = Document::parse(text)?;
+        let channel_sections = document.sections("channel");
+        if channel_sections.is_empty() {
+            document.mistake(0, "channel", "no channel: add a [[channel]] with its url");
+        }
+        let channels: Vec<ChannelConfig> = channel_sections
+            .into_iter()
+            .filter_map(|section| channel(&mut document, section))
+            .collect();
+        unique_channels(&mut document, &channels);
+
+        let signal_server = document
+            .section("signal-server")
+            .and_then(|section| signal_server(&mut document, section));
+        let signal = match document.section("signal") {
+            Some(section) => signal(&mut document, section),
+            None => match &signal_server {
+                Some(server) => own_server(server),
+                None if document.has_mistakes() => None,
+                None => {
+                    document.mistake(
+                        0,
+                        "signal",
+                        "no signalling server: add [signal] with the url that this channel's \
+                         viewers use, or [signal-server] to be that server",
+                    );
+                    None
+                }
+            },
+        };
+        let peer = peer(&mut document);
+        let store = store(&mut document);
+        let memory = memory(&mut document);
+        let http = http(&mut document);
+        document.finish()?;
+        let (Some(signal), false) = (signal, channels.is_empty()) else {
+            return Err(vec![Mistake {
+                line: 1,
+                key: String::new(),
+                message: "incomplete: a [[channel]] and a [signal] are needed".into(),
+            }]);
+        };
+        Ok(Self {
+            channels,
+            signal,
+            signal_server,
+            peer,
+            store,
+            memory,
+            http,
+        })
+    }
+}
+
+fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfig> {
+    let offset = section.offset();
+    let url = section.required(document, "url", |value| {
+        url_of(value, &["http", "https"], "the playlist's address")
+    });
+    let name = section.optional(document, "name", |value| {
+        let text = reader::text(value)?;
+        let valid = !text.is_empty()
+            && text.len() <= 64
+            && !text.starts_with('.')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if valid {
+            Ok(ChannelName::from(text))
+        } else {
+            Err(format!(
+                "{text:?} is not a name: up to 64 letters, digits, '-', '_' and '.', not starting with '.'"
+            ))
+        }
+    });
+    let id = section.optional(document, "id", |value| match reader::text(value)? {
+        "" => Err("is empty: leave it out for the url without its query".into()),
+        text => Ok(ChannelId::from(text)),
+    });
+    let variants = section.optional(document, "variants", |value| match reader::text(value)? {
+        "highest" => Ok(Variants::Highest),
+        "all" => Ok(Variants::All),
+        "lowest" => Ok(Variants::Lowest),
+        other => Err(format!(
+            "{other:?} is none of \"highest\", \"all\", \"lowest\""
+        )),
+    });
+    let window = section.optional(document, "window", |value| {
+        reader::duration(
+            value,
+            Duration::from_secs(1),
+            Duration::from_secs(24 * 3600),
+        )
+    });
+    section.finish(document);
+    let url = url?;
+    let name = name.unwrap_or_else(|| name_from_url(&url));
+    let id = id.unwrap_or_else(|| id_from_url(&url));
+    document.remember(name.as_str(), offset);
+    Some(ChannelConfig {
+        id,
+        name,
+        variants: variants.unwrap_or(Variants::Highest),
+        window: window.unwrap_or(DEFAULT_WINDOW),
+        url,
+    })
+}
+
+/// Two channels of one name would share a folder and a page; two of one id would answer the same
+/// viewers with different segments.
+fn unique_channels(document: &mut Document, channels: &[ChannelConfig]) {
+    let (mut names, mut ids) = (HashSet::new(), HashSet::new());
+    for channel in channels {
+        let offset = document.offset_of(channel.name.as_str());
+        if !names.insert(&channel.name) {
+            document.mistake(
+                offset,
+                "channel.name",
+                &format!(
+                    "{:?} is used twice: give each channel a name of its own",
+                    channel.name.as_str()
+                ),
+            );
+        } else if !ids.insert(&channel.id) {
+            document.mistake(
+                offset,
+                "channel.id",
+                &format!(
+                    "{:?} is used twice: viewers could not tell the channels apart",
+                    channel.id.as_str()
+                ),
+            );
+        }
+    }
+}
+
+/// `https://cdn.example.com/news/index.m3u8` is "news"; a playlist at the root is named after its
+/// file.
+fn name_from_url(url: &Url) -> ChannelName {
+    let parts: Vec<&str> = url
+        .path_segments()
+        .map(|parts| parts.filter(|part| !part.is_empty()).collect())
+        .unwrap_or_default();
+    let raw = match parts.as_slice() {
+        [.., folder, _file] => folder,
+        [file] => file.split('.').next().unwrap_or(file),
+        [] => url.host_str().unwrap_or("channel"),
+    };
+    let clean: String = raw
+        .chars()
+        .take(64)
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    ChannelName::from(clean)
+}
+
+fn id_from_url(url: &Url) -> ChannelId {
+    let mut bare = url.clone();
+    bare.set_query(None);
+    bare.set_fragment(None);
+    ChannelId::from(String::from(bare))
+}
+
+fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig> {
+    let url = section.required(document, "url", |value| {
+        url_of(value, &["ws", "wss"], "the signalling server's address")
+    });
+    section.finish(document);
+    url.map(|url| SignalConfig { url })
+}
+
+fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
+    let listen = section.required(document, "listen", reader::address);
+    section.finish(document);
+    listen.map(|listen| SignalServerConfig { listen })
+}
+
+/// The box reaches its own server over the loopback interface, as any other peer would.
+fn own_server(server: &SignalServerConfig) -> Option<SignalConfig> {
+    let mut reach = server.listen;
+    if reach.ip().is_unspecified() {
+        reach.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    Url::parse(&format!("ws://{reach}/"))
+        .ok()
+        .map(|url| SignalConfig { url })
+}
+
+fn peer(document: &mut Document) -> PeerConfig {
+    let mut config = PeerConfig::default();
+    let Some(mut section) = document.section("peer") else {
+        return config;
+    };
+    section.set(document, "max-peers", &mut config.max_peers, |value| {
+        reader::integer(value, 1, 10_000)
+    });
+    section.set(document, "level", &mut config.level, |value| {
+        reader::number(value, 0.0, 1_000_000.0)
+    });
+    section.set(
+        document,
+        "request-hold",
+        &mut config.request_hold,
+        |value| {
+            // Beyond 10 s every known viewer has gone elsewhere.
+            reader::duration(value, Duration::ZERO, Duration::from_secs(10))
+        },
+    );
+    section.set(document, "packet-size", &mut config.packet_size, |value| {
+        // Below 1 KiB the framing outweighs the media; 64 KiB is what browsers take as one message.
+        reader::size(value, 1 << 10, 64 << 10)
+    });
+    section.set(document, "udp-port", &mut config.udp_port, |value| {
+        reader::integer(value, 0, u16::MAX.into())
+    });
+    section.set(
+        document,
+        "stop-timeout",
+        &mut config.stop_timeout,
+        |value| reader::duration(value, Duration::ZERO, Duration::from_secs(60)),
+    );
+    section.finish(document);
+    config
+}
+
+fn store(document: &mut Document) -> StoreConfig {
+    let mut config = StoreConfig::default();
+    let Some(mut section) = document.section("store") else {
+        return config;
+    };
+    section.set(document, "dir", &mut config.dir, |value| {
+        let path = PathBuf::from(reader::text(value)?);
+        if path.as_os_str().is_empty() {
+            return Err("is empty: name a folder".into());
+        }
+        Ok(path)
+    });
+    section.set(document, "max-size", &mut config.max_size, |value| {
+        // A few segments at the least.
+        reader::size(value, 16 << 20, u64::MAX)
+    });
+    section.set(document, "min-free", &mut config.min_free, |value| {
+        reader::size(value, 0, u64::MAX)
+    });
+    section.finish(document);
+    config
+}
+
+fn memory(document: &mut Document) -> MemoryConfig {
+    let mut config = MemoryConfig::default();
+    let Some(mut section) = document.section("memory") else {
+        return config;
+    };
+    section.set(document, "max-buffers", &mut config.max_buffers, |value| {
+        // One download and a few peers have to fit at the same time.
+        reader::size(value, 2 << 20, 64 << 30)
+    });
+    section.finish(document);
+    config
+}
+
+fn http(document: &mut Document) -> HttpConfig {
+    let mut config = HttpConfig::default();
+    let Some(mut section) = document.section("http") else {
+        return config;
+    };
+    section.set(document, "listen", &mut config.listen, reader::address);
+    section.finish(document);
+    config
+}
+
+fn url_of(value: &toml_span::Value<'_>, schemes: &[&str], what: &str) -> Result<Url, String> {
+    let text = reader::text(value)?;
+    let wanted = schemes.join(":// or ");
+    let url = Url::parse(text)
+        .map_err(|error| format!("{text:?} is not {what} ({error}): it starts with {wanted}://"))?;
+    if !schemes.contains(&url.scheme()) {
+        return Err(format!(
+            "{text:?} is not {what}: it starts with {wanted}://"
+        ));
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPLETE: &str = r#"
+[[channel]]
+url = "https://cdn.example.com/news/index.m3u8?token=1"
+[signal]
+url = "wss://tracker.example.com/ws"
+"#;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        Config::parse(text)
+            .unwrap_err()
+            .into_iter()
+            .map(|m| format!("{}|{}|{}", m.line, m.key, m.message))
+            .collect()
+    }
+
+    #[test]
+    fn one_channel_and_one_signal_are_a_complete_file() {
+        let config = Config::parse(COMPLETE).unwrap();
+        let channel = &config.channels[0];
+        assert_eq!(channel.name.as_str(), "news");
+        assert_eq!(
+            channel.id.as_str(),
+            "https://cdn.example.com/news/index.m3u8"
+        );
+        assert_eq!(channel.variants, Variants::Highest);
+        assert_eq!(config.peer, PeerConfig::default());
+        assert_eq!(config.store, StoreConfig::default());
+    }
+
+    #[test]
+    fn every_mistake_is_named_by_line_and_key() {
+        let found = mistakes(
+            "[[channel]]\nurl = \"ftp://x/y\"\nwindow = \"soon\"\n[signal]\nurl = 5\n[peer]\nmax-peers = 0\nmaxpeers = 3\n",
+        );
+        assert_eq!(found.len(), 5, "{found:#?}");
+        assert!(found[0].starts_with("2|channel.url|"), "{}", found[0]);
+        assert!(found[1].starts_with("3|channel.window|"), "{}", found[1]);
+        assert!(found[2].starts_with("5|signal.url|"), "{}", found[2]);
+        assert!(found[3].starts_with("7|peer.max-peers|"), "{}", found[3]);
+        assert!(
+            found[4].starts_with("8|peer.maxpeers|unknown key"),
+            "{}",
+            found[4]
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_where() {
+        let found = mistakes("[[channel]]\nurl = \"unclosed\n");
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("2||"), "{}", found[0]);
+    }
+
+    #[test]
+    fn an_unknown_section_is_a_mistake() {
+        let found = mistakes(&format!("{COMPLETE}[sotre]\ndir = \"/tmp\"\n"));
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("|sotre|unknown section"), "{}", found[0]);
+    }
+
+    #[test]
+    fn without_a_channel_or_a_server_the_file_says_what_to_add() {
+        assert!(mistakes("").iter().any(|m| m.contains("[[channel]]")));
+        let found = mistakes("[[channel]]\nurl = \"http://o/a/i.m3u8\"\n");
+        assert!(found[0].contains("[signal]"), "{found:?}");
+    }
+
+    #[test]
+    fn being_the_signalling_server_makes_signal_optional() {
+        let config = Config::parse(
+            "[[channel]]\nurl = \"http://o/a/i.m3u8\"\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.signal.url.as_str(), "ws://127.0.0.1:12035/");
+    }
+
+    #[test]
+    fn two_channels_of_one_name_or_id_are_a_mistake() {
+        let two = "[[channel]]\nurl = \"http://a/x/i.m3u8\"\n[[channel]]\nurl = \"http://b/x/i.m3u8\"\n[signal]\nurl = \"ws://s/\"\n";
+        assert!(
+            mistakes(two)[0].contains("channel.name"),
+            "{:?}",
+            mistakes(two)
+        );
+        let two = "[[channel]]\nurl = \"http://a/x/i.m3u8?1\"\n[[channel]]\nname = \"y\"\nurl = \"http://a/x/i.m3u8?2\"\n[signal]\nurl = \"ws://s/\"\n";
+        assert!(
+            mistakes(two)[0].contains("channel.id"),
+            "{:?}",
+            mistakes(two)
+        );
+    }
+
+    #[test]
+    fn sizes_and_durations_are_read_with_their_units() {
+        let config = Config::parse(&format!(
+            "{COMPLETE}[peer]\nrequest-hold = \"1.6s\"\npacket-size = \"16KiB\"\n[store]\nmax-size = \"1GiB\"\n"
+        ))
+        .unwrap();
+        assert_eq!(config.peer.request_hold, Duration::from_millis(1600));
+        assert_eq!(config.peer.packet_size, 16 << 10);
+        assert_eq!(config.store.max_size, 1 << 30);
+    }
+
+    #[test]
+    fn a_number_without_a_unit_is_not_a_duration() {
+        let found = mistakes(&format!("{COMPLETE}[peer]\nrequest-hold = \"16\"\n"));
+        assert!(found[0].contains("peer.request-hold"), "{}", found[0]);
+    }
+}

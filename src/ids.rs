@@ -1,0 +1,122 @@
+//! The names of things. If two values can be swapped by mistake, they are two types.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// What viewers send as `channel` in `enter`: the absolute URL of the playlist, without its
+    /// query (protocol.md section 3), unless the configuration says otherwise.
+    ChannelId
+}
+
+text_id! {
+    /// The short name of a channel in metrics, pages, directories and `/live/<name>/`.
+    ChannelName
+}
+
+text_id! {
+    /// The URI of a segment exactly as its playlist writes it, query included. Within a channel
+    /// this is how peers name a segment (protocol.md section 3, `REQUEST.url`).
+    SegmentUri
+}
+
+/// Position of a segment in its media playlist (RFC 8216 section 3): the first one has the value
+/// of `EXT-X-MEDIA-SEQUENCE`, each next one is greater by one. `sn` on the data channel.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
+)]
+#[serde(transparent)]
+pub struct MediaSequence(pub u64);
+
+impl fmt::Display for MediaSequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which media playlist of a channel a segment belongs to: the place of the rendition in the
+/// order in which the box follows them. A channel that is a single media playlist has only 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct RenditionIndex(pub u16);
+
+/// A peer as the signalling server named it. Servers in the field use short strings, UUIDs,
+/// strings of 300 characters, and JSON integers (protocol.md section 3); whatever came is sent
+/// back in the same JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PeerId {
+    /// An id that came as a JSON number.
+    Number(i64),
+    /// An id that came as a JSON string.
+    Text(Arc<str>),
+}
+
+impl From<&str> for PeerId {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for PeerId {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_id_keeps_the_json_form_it_came_in() {
+        for json in ["42", "\"42\"", "\"b8a3c0de-0000-4000-8000-000000000000\""] {
+            let id: PeerId = serde_json::from_str(json).unwrap();
+            assert_eq!(serde_json::to_string(&id).unwrap(), json);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! edgeseed
+pub mod budget;
+pub mod config;
+pub mod ids;
+pub mod metrics;

@@ -1,0 +1,131 @@
+//! Numbers only: every part adds to what concerns it, `http` renders them. Names and labels are
+//! the contract's (README, "Metrics").
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use crate::ids::ChannelName;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The sum so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Replaces the value.
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now.
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What was asked of the origin (`kind` of `edgeseed_origin_requests_total`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginKind {
+    /// A media or multivariant playlist.
+    Playlist,
+    /// A segment.
+    Segment,
+}
+
+/// How many requests to the origin ended how (`result` of `edgeseed_origin_requests_total`).
+#[derive(Debug, Default)]
+pub struct OriginResults {
+    /// Answered, whole, and used.
+    pub ok: Counter,
+    /// Anything else: refused, broken off, wrong length, wrong type.
+    pub error: Counter,
+}
+
+/// The numbers of one channel.
+#[derive(Debug, Default)]
+pub struct ChannelMetrics {
+    /// Bytes of bodies received from the origin, `edgeseed_origin_bytes_total`.
+    pub origin_bytes: Counter,
+    /// `edgeseed_origin_requests_total{kind="playlist"}`.
+    pub origin_playlists: OriginResults,
+    /// `edgeseed_origin_requests_total{kind="segment"}`.
+    pub origin_segments: OriginResults,
+    /// Segment bytes sent over data channels, `edgeseed_served_bytes_total{via="p2p"}`.
+    pub served_p2p_bytes: Counter,
+    /// Segment bytes sent over plain HTTP, `edgeseed_served_bytes_total{via="http"}`.
+    pub served_http_bytes: Counter,
+    /// REQUESTs answered at once, `edgeseed_requests_total{result="hit"}`.
+    pub requests_hit: Counter,
+    /// REQUESTs answered after waiting for the segment, `{result="held"}`.
+    pub requests_held: Counter,
+    /// REQUESTs answered with LACK, `{result="lack"}`.
+    pub requests_lack: Counter,
+    /// Segments that can be served now, `edgeseed_store_segments`.
+    pub store_segments: Gauge,
+    /// Milliseconds that the newest stored segment lies behind the live edge,
+    /// `edgeseed_live_edge_lag_seconds`.
+    pub live_edge_lag_ms: Gauge,
+    /// Whether the channel has been accepted by its signalling server,
+    /// `edgeseed_signal_connected`.
+    pub signal_connected: AtomicBool,
+}
+
+impl ChannelMetrics {
+    /// The results counted for `kind`.
+    pub fn origin(&self, kind: OriginKind) -> &OriginResults {
+        match kind {
+            OriginKind::Playlist => &self.origin_playlists,
+            OriginKind::Segment => &self.origin_segments,
+        }
+    }
+}
+
+/// All numbers of the daemon.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Per channel, by name. Fixed when the daemon is built.
+    pub channels: BTreeMap<ChannelName, Arc<ChannelMetrics>>,
+    /// Bytes of segments on disk, `edgeseed_store_bytes`.
+    pub store_bytes: Gauge,
+    /// Open peers, `edgeseed_peers`.
+    pub peers: Gauge,
+    /// Offers that were seen but never followed by an ICE check: what a browser's Local Network
+    /// Access looks like from here (field.md item 3).
+    pub peers_unreached: Counter,
+    /// Messages of peers that were refused: too long, too many, not of the protocol.
+    pub refused_messages: Counter,
+}
+
+impl Metrics {
+    /// Numbers for these channels, all zero.
+    pub fn new<'a>(channels: impl IntoIterator<Item = &'a ChannelName>) -> Self {
+        Self {
+            channels: channels
+                .into_iter()
+                .map(|name| (name.clone(), Arc::default()))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The numbers of one channel; of an unknown one, numbers that nobody reads.
+    pub fn channel(&self, name: &ChannelName) -> Arc<ChannelMetrics> {
+        self.channels.get(name).cloned().unwrap_or_default()
+    }
+}
