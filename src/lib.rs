@@ -3,3 +3,5 @@ pub mod budget;
 pub mod config;
 pub mod ids;
 pub mod metrics;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,277 @@
+//! The session in virtual time: a base instant and offsets, no clock is read after that.
+
+use super::*;
+
+const CONFIG: SessionConfig = SessionConfig {
+    request_hold: Duration::from_millis(1600),
+    packet_size: 1000,
+    window: 4000,
+};
+
+const CURRENT: Option<MediaSequence> = Some(MediaSequence(40));
+
+struct Fixture {
+    session: Session,
+    now: Instant,
+    outstanding: usize,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self {
+            session: Session::new(CONFIG),
+            now: Instant::now(),
+            outstanding: 0,
+        }
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        self.session.handle(self.now, input, CURRENT);
+    }
+
+    fn request(&mut self, uri: &str) {
+        let text = format!(r#"{{"event":"REQUEST","url":"{uri}","sn":1}}"#);
+        self.input(Input::Text(text.as_bytes()));
+    }
+
+    fn advance(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        self.session.handle_timeout(self.now);
+    }
+
+    fn poll(&mut self) -> Option<Output> {
+        let output = self.session.poll(self.outstanding, CURRENT);
+        if let Some(Output::Packet(_, range)) = &output {
+            self.outstanding += range.len();
+        }
+        output
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.poll()).collect()
+    }
+
+    /// Polls once, expecting a question to the store; answers it.
+    fn answer(&mut self, found: Found) -> RequestId {
+        match self.poll() {
+            Some(Output::Find(id, _)) => {
+                self.input(Input::Found(id, found));
+                id
+            }
+            other => panic!("expected a question to the store, got {other:?}"),
+        }
+    }
+}
+
+fn lacks(outputs: &[Output]) -> Vec<&str> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Send(Message::Lack(request)) => Some(request.uri.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn packets(outputs: &[Output]) -> Vec<Range<usize>> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Packet(_, range) => Some(range.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_stored_segment_is_announced_and_sent_whole() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let id = f.answer(Found::Ready { size: 2500 });
+    let outputs = f.drain();
+    let Output::Send(Message::Binary(header)) = &outputs[0] else {
+        panic!("{outputs:?}");
+    };
+    assert_eq!((header.attachments, header.size), (3, 2500));
+    assert_eq!(header.current, CURRENT);
+    assert_eq!(outputs[1], Output::Answered(Answer::Hit));
+    assert_eq!(packets(&outputs), [0..1000, 1000..2000, 2000..2500]);
+    assert_eq!(outputs.last(), Some(&Output::Release(id)));
+}
+
+#[test]
+fn packets_wait_for_the_window() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Ready { size: 10_000 });
+    assert_eq!(packets(&f.drain()).len(), 4);
+    assert!(f.drain().is_empty());
+    f.outstanding -= 1500;
+    assert_eq!(packets(&f.drain()), [4000..5000, 5000..6000]);
+}
+
+#[test]
+fn a_segment_on_its_way_is_held_and_then_sent() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Coming);
+    assert!(f.drain().is_empty());
+    f.advance(1000);
+    f.input(Input::StoreChanged);
+    f.answer(Found::Ready { size: 500 });
+    let outputs = f.drain();
+    assert!(
+        outputs.contains(&Output::Answered(Answer::Held)),
+        "{outputs:?}"
+    );
+    assert_eq!(packets(&outputs), vec![0..500]);
+}
+
+#[test]
+fn a_hold_that_runs_out_ends_in_one_lack() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Coming);
+    assert_eq!(f.session.next_timeout(), Some(f.now + CONFIG.request_hold));
+    f.advance(1599);
+    assert!(f.drain().is_empty());
+    f.advance(1);
+    let outputs = f.drain();
+    assert_eq!(lacks(&outputs), ["a.ts"]);
+    assert!(outputs.contains(&Output::Answered(Answer::Lack)));
+    f.input(Input::StoreChanged);
+    f.advance(5000);
+    assert!(f.drain().is_empty());
+    assert_eq!(f.session.next_timeout(), None);
+}
+
+#[test]
+fn an_unknown_segment_gets_lack_at_once() {
+    let mut f = Fixture::new();
+    f.request("../../etc/passwd");
+    f.answer(Found::Absent);
+    assert_eq!(lacks(&f.drain()), ["../../etc/passwd"]);
+}
+
+#[test]
+fn a_held_request_does_not_stand_in_the_way_of_a_ready_one() {
+    let mut f = Fixture::new();
+    f.request("next.ts");
+    f.answer(Found::Coming);
+    f.request("here.ts");
+    f.answer(Found::Ready { size: 100 });
+    assert_eq!(packets(&f.drain()), vec![0..100]);
+}
+
+#[test]
+fn a_repeated_request_is_answered_once() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Coming);
+    f.request("a.ts");
+    assert!(f.drain().is_empty());
+    f.input(Input::StoreChanged);
+    f.answer(Found::Ready { size: 5000 });
+    assert_eq!(packets(&f.drain()).len(), 4);
+    f.request("a.ts");
+    assert!(f.drain().is_empty(), "it is being sent already");
+}
+
+#[test]
+fn without_memory_a_request_is_tried_again_and_then_lacked() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::NoRoom);
+    for _ in 0..10 {
+        f.advance(20);
+        f.answer(Found::NoRoom);
+    }
+    f.advance(1600);
+    assert_eq!(lacks(&f.drain()), ["a.ts"]);
+}
+
+#[test]
+fn more_requests_than_can_wait_are_lacked_at_once() {
+    let mut f = Fixture::new();
+    for n in 0..MAX_WAITING {
+        f.request(&format!("{n}.ts"));
+        f.answer(Found::Coming);
+    }
+    f.request("one-too-many.ts");
+    assert_eq!(lacks(&f.drain()), ["one-too-many.ts"]);
+    f.advance(1600);
+    assert_eq!(lacks(&f.drain()).len(), MAX_WAITING);
+}
+
+#[test]
+fn keepalive_is_acknowledged_with_what_is_newest() {
+    let mut f = Fixture::new();
+    f.input(Input::Text(br#"{"event":"KEEPALIVE","current":3}"#));
+    assert_eq!(
+        f.drain(),
+        [Output::Send(Message::KeepaliveAck { current: CURRENT })]
+    );
+}
+
+#[test]
+fn close_and_error_end_the_session() {
+    for (event, reason) in [
+        ("CLOSE", CloseReason::ByPeer),
+        ("ERROR", CloseReason::PeerError),
+    ] {
+        let mut f = Fixture::new();
+        f.input(Input::Text(format!(r#"{{"event":"{event}"}}"#).as_bytes()));
+        assert_eq!(f.drain(), [Output::Close(reason)]);
+        f.request("a.ts");
+        assert!(f.drain().is_empty());
+    }
+}
+
+#[test]
+fn a_bad_message_is_refused_and_the_next_request_still_served() {
+    let mut f = Fixture::new();
+    f.input(Input::Text(b"hello"));
+    f.input(Input::Binary);
+    assert!(matches!(
+        f.drain().as_slice(),
+        [Output::Refused(_), Output::Refused(_)]
+    ));
+    f.request("a.ts");
+    f.answer(Found::Ready { size: 10 });
+    assert_eq!(packets(&f.drain()).len(), 1);
+}
+
+#[test]
+fn a_peer_that_sends_only_nonsense_is_closed() {
+    let mut f = Fixture::new();
+    let mut outputs = Vec::new();
+    for _ in 0..MAX_BAD_MESSAGES {
+        f.input(Input::Binary);
+        outputs.extend(f.drain());
+    }
+    assert_eq!(
+        outputs.last(),
+        Some(&Output::Close(CloseReason::BadMessages))
+    );
+    f.input(Input::Binary);
+    assert!(f.drain().is_empty());
+}
+
+#[test]
+fn a_stop_finishes_what_is_being_sent_and_lacks_the_rest() {
+    let mut f = Fixture::new();
+    f.request("sending.ts");
+    f.answer(Found::Ready { size: 6000 });
+    assert_eq!(packets(&f.drain()).len(), 4);
+    f.request("held.ts");
+    f.answer(Found::Coming);
+    f.input(Input::Stop);
+    f.request("late.ts");
+    assert_eq!(lacks(&f.drain()), ["held.ts", "late.ts"]);
+    assert!(f.session.is_sending());
+    f.outstanding = 0;
+    assert_eq!(packets(&f.drain()).len(), 2);
+    assert!(!f.session.is_sending());
+    f.outstanding = 0;
+    assert_eq!(f.drain(), [Output::Close(CloseReason::Stopped)]);
+}
