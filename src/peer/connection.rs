@@ -1,0 +1,504 @@
+//! One viewer: its WebRTC connection, its session, and the segments that it is being sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use heapless::LinearMap;
+use rtc::data_channel::RTCDataChannelId;
+use rtc::peer_connection::configuration::RTCConfigurationBuilder;
+use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
+use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
+use rtc::peer_connection::message::RTCMessage;
+use rtc::peer_connection::sdp::RTCSessionDescription;
+use rtc::peer_connection::state::RTCPeerConnectionState;
+use rtc::peer_connection::transport::{
+    CandidateConfig, CandidateHostConfig, RTCIceCandidate, RTCIceCandidateInit,
+};
+use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
+use rtc::sansio::Protocol;
+use rtc::shared::error::Error as RtcError;
+use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
+
+use super::socket::Socket;
+use super::{PeerKey, PeerStatus};
+use crate::budget::{Budget, Share};
+use crate::ids::MediaSequence;
+use crate::metrics::{ChannelMetrics, Metrics};
+use crate::session::{Answer, CloseReason, Found, Input, Output, RequestId, Session, SessionConfig};
+use crate::store::{self, Segment, Store};
+use crate::wire::MAX_TEXT;
+
+/// Segments that a session can hold on to: one being sent and those that are ready and wait.
+const MAX_SEGMENTS: usize = 16;
+
+/// Silence after which a viewer is taken for gone: 5 s until ICE calls it disconnected (its
+/// default), 5 s more until it has failed. A page that vanished frees its place that soon, and
+/// Wi-Fi that roams (some 3 s) survives.
+const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
+const ICE_FAILED: Duration = Duration::from_secs(5);
+
+/// How often an open connection is checked; the default of ICE.
+const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// Interval of connectivity checks: opening takes several, and 20 ms halved the time to open
+/// against the default of 200 ms (stack.md).
+const ICE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Checks of one candidate pair: 200 of 20 ms span the 4 s that the default spans.
+const ICE_MAX_CHECKS: u16 = 200;
+
+/// SCTP receive buffer. Viewers send us REQUESTs, no segments; one message of the size that we
+/// announce (64 KiB) has to fit.
+const SCTP_RECEIVE_BUFFER: u32 = 128 * 1024;
+
+/// What every connection shares.
+pub(super) struct Context {
+    pub(super) store: Store,
+    pub(super) budget: Budget,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) session: SessionConfig,
+}
+
+pub(super) struct Connection {
+    key: PeerKey,
+    rtc: RTCPeerConnection,
+    channel: Option<Channel>,
+    metrics: Arc<ChannelMetrics>,
+    created: Instant,
+    address: Option<SocketAddr>,
+    segments: LinearMap<RequestId, Arc<Segment>, MAX_SEGMENTS>,
+    share: Option<Share>,
+    told_of_bad_message: bool,
+    segments_sent: u64,
+    bytes_sent: u64,
+    lacks: u64,
+    stopping: bool,
+}
+
+struct Channel {
+    id: RTCDataChannelId,
+    session: Session,
+}
+
+/// Whether a connection goes on after it has been driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It does.
+    Open,
+    /// It is over, for this reason.
+    Over(&'static str),
+}
+
+impl Connection {
+    /// Accepts an offer. Gives the connection and its answer.
+    ///
+    /// # Errors
+    /// What the WebRTC stack says about the offer.
+    pub(super) fn answer(
+        now: Instant,
+        key: PeerKey,
+        ice_credentials: (String, String),
+        offer: String,
+        hosts: &[SocketAddr],
+        context: &Context,
+    ) -> Result<(Self, String), RtcError> {
+        let (ufrag, password) = ice_credentials;
+        let settings = SettingEngineBuilder::new()
+            .with_include_loopback_candidate(true)
+            // The default (query) fails an offer where no multicast interface is up, and browsers'
+            // .local candidates need not be resolved (stack.md, "Known traps").
+            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
+            .with_ice_timeouts(
+                Some(ICE_DISCONNECTED),
+                Some(ICE_FAILED),
+                Some(ICE_KEEPALIVE),
+            )
+            .with_ice_connection_attempts(Some(ICE_CHECK_INTERVAL), Some(ICE_MAX_CHECKS))
+            .with_sctp_max_receive_buffer_size(SCTP_RECEIVE_BUFFER)
+            .with_ice_credentials(ufrag, password)
+            .build();
+        let mut rtc = RTCPeerConnectionBuilder::new()
+            .with_configuration(RTCConfigurationBuilder::new().build())
+            .with_setting_engine(settings)
+            .build(now)?;
+        rtc.set_remote_description(now, RTCSessionDescription::offer(offer)?)?;
+        for host in hosts {
+            rtc.add_local_candidate(host_candidate(*host)?)?;
+        }
+        let answer = rtc.create_answer(None)?;
+        rtc.set_local_description(now, answer)?;
+        let answer = rtc
+            .local_description()
+            .ok_or_else(|| RtcError::Other("no answer was made".into()))?;
+        let metrics = context.metrics.channel(&key.channel);
+        let connection = Self {
+            key,
+            rtc,
+            channel: None,
+            metrics,
+            created: now,
+            address: None,
+            segments: LinearMap::new(),
+            share: None,
+            told_of_bad_message: false,
+            segments_sent: 0,
+            bytes_sent: 0,
+            lacks: 0,
+            stopping: false,
+        };
+        Ok((connection, answer.sdp))
+    }
+
+    pub(super) fn created(&self) -> Instant {
+        self.created
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.channel.is_some()
+    }
+
+    /// Whether a datagram of the viewer ever came.
+    pub(super) fn is_reached(&self) -> bool {
+        self.address.is_some()
+    }
+
+    pub(super) fn status(&self, now: Instant) -> PeerStatus {
+        PeerStatus {
+            channel: self.key.channel.clone(),
+            id: self.key.peer.clone(),
+            open: self.is_open(),
+            address: self.address.map(|address| address.to_string()),
+            age_seconds: now.saturating_duration_since(self.created).as_secs(),
+            segments: self.segments_sent,
+            bytes: self.bytes_sent,
+            lacks: self.lacks,
+        }
+    }
+
+    /// Takes a candidate that the viewer trickled. One with a hidden address (`.local`) need not
+    /// be resolved: the viewer's checks come in from its real one.
+    pub(super) fn candidate(&mut self, candidate: &str) {
+        let candidate = candidate.strip_prefix("a=").unwrap_or(candidate);
+        if candidate.is_empty() || candidate.contains(".local") {
+            return;
+        }
+        let init = RTCIceCandidateInit {
+            candidate: candidate.to_owned(),
+            ..Default::default()
+        };
+        if let Err(error) = self.rtc.add_remote_candidate(init) {
+            log::debug!("{}: a candidate is of no use: {error}", self.key);
+        }
+    }
+
+    /// Takes a datagram.
+    pub(super) fn datagram(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        to: SocketAddr,
+        bytes: &[u8],
+    ) {
+        self.address = Some(from);
+        let read = self.rtc.handle_read(TaggedBytesMut {
+            now,
+            transport: TransportContext {
+                local_addr: to,
+                peer_addr: from,
+                ecn: None,
+                transport_protocol: TransportProtocol::UDP,
+            },
+            message: BytesMut::from(bytes),
+        });
+        if let Err(error) = read {
+            log::debug!("{}: a datagram is of no use: {error}", self.key);
+        }
+    }
+
+    /// Takes that the store may have what is held for.
+    pub(super) fn store_changed(&mut self, now: Instant, context: &Context) {
+        self.input(now, Input::StoreChanged, context);
+    }
+
+    /// Takes that the daemon stops.
+    pub(super) fn stop(&mut self, now: Instant, context: &Context) {
+        self.stopping = true;
+        self.input(now, Input::Stop, context);
+    }
+
+    /// Whether a stop has something to wait for here.
+    pub(super) fn is_sending(&mut self) -> bool {
+        self.outstanding() > 0
+            || self
+                .channel
+                .as_ref()
+                .is_some_and(|channel| channel.session.is_sending())
+    }
+
+    /// Ends the connection; what there is to say about it is sent by the next [`Self::drive`].
+    pub(super) fn close(&mut self) {
+        if let Err(error) = self.rtc.close() {
+            log::debug!("{}: closing: {error}", self.key);
+        }
+    }
+
+    /// Takes that time has passed.
+    pub(super) fn timeout(&mut self, now: Instant) {
+        if let Err(error) = self.rtc.handle_timeout(now) {
+            log::debug!("{}: a timer: {error}", self.key);
+        }
+        if let Some(channel) = &mut self.channel {
+            channel.session.handle_timeout(now);
+        }
+    }
+
+    /// When [`Self::timeout`] is due.
+    pub(super) fn next_timeout(&mut self) -> Option<Instant> {
+        let session = self
+            .channel
+            .as_ref()
+            .and_then(|channel| channel.session.next_timeout());
+        [self.rtc.poll_timeout(), session].into_iter().flatten().min()
+    }
+
+    /// Does everything that can be done now: events, messages, answers, packets, datagrams.
+    pub(super) async fn drive(
+        &mut self,
+        now: Instant,
+        socket: &mut Socket,
+        context: &Context,
+    ) -> Life {
+        let mut life = Life::Open;
+        loop {
+            while let Some(datagram) = self.rtc.poll_write() {
+                let transport = datagram.transport;
+                socket
+                    .queue(transport.local_addr, transport.peer_addr, &datagram.message)
+                    .await;
+            }
+            let mut progress = false;
+            while let Some(event) = self.rtc.poll_event() {
+                progress = true;
+                if let Life::Over(why) = self.event(event, context) {
+                    life = Life::Over(why);
+                }
+            }
+            while let Some(message) = self.rtc.poll_read() {
+                progress = true;
+                if let RTCMessage::DataChannelMessage(id, message) = message.message
+                    && self.channel.as_ref().is_some_and(|c| c.id == id)
+                {
+                    let input = if message.is_string {
+                        Input::Text(&message.data)
+                    } else {
+                        Input::Binary
+                    };
+                    self.input(now, input, context);
+                    progress |= self.outputs(now, context, &mut life);
+                }
+            }
+            progress |= self.outputs(now, context, &mut life);
+            if !progress {
+                break;
+            }
+        }
+        if self.segments.is_empty() && self.share.is_some() && self.outstanding() == 0 {
+            self.share = None;
+        }
+        life
+    }
+
+    fn event(&mut self, event: RTCPeerConnectionEvent, context: &Context) -> Life {
+        match event {
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
+                if self.channel.is_none() {
+                    log::debug!("{}: channel open", self.key);
+                    self.channel = Some(Channel {
+                        id,
+                        session: Session::new(context.session),
+                    });
+                } else if let Some(mut extra) = self.rtc.data_channel(id) {
+                    // One channel is the protocol; more are more memory.
+                    let _ = extra.close();
+                }
+                Life::Open
+            }
+            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id))
+                if self.channel.as_ref().is_some_and(|c| c.id == id) =>
+            {
+                Life::Over("the viewer closed its channel")
+            }
+            RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => match state {
+                RTCPeerConnectionState::Failed => Life::Over("the viewer is gone"),
+                RTCPeerConnectionState::Closed => Life::Over("the connection is closed"),
+                _ => Life::Open,
+            },
+            _ => Life::Open,
+        }
+    }
+
+    fn input(&mut self, now: Instant, input: Input<'_>, context: &Context) {
+        let current = self.current(context);
+        if let Some(channel) = &mut self.channel {
+            channel.session.handle(now, input, current);
+        }
+    }
+
+    /// The newest media sequence number that a viewer of this channel can get.
+    fn current(&self, context: &Context) -> Option<MediaSequence> {
+        context.store.newest(&self.key.channel)
+    }
+
+    /// Carries out what the session wants. `true` when there was anything.
+    fn outputs(&mut self, now: Instant, context: &Context, life: &mut Life) -> bool {
+        let mut any = false;
+        let current = self.current(context);
+        loop {
+            let outstanding = self.outstanding();
+            let Some(channel) = &mut self.channel else {
+                return any;
+            };
+            let Some(output) = channel.session.poll(outstanding, current) else {
+                return any;
+            };
+            any = true;
+            match output {
+                Output::Find(id, request) => {
+                    let found = self.find(id, &request.uri, request.sequence, context);
+                    self.input(now, Input::Found(id, found), context);
+                }
+                Output::Send(message) => self.send_text(now, message.to_text(), life),
+                Output::Packet(id, range) => self.send_packet(now, id, range, life),
+                Output::Release(id) => {
+                    self.segments.remove(&id);
+                }
+                Output::Answered(answer) => self.count(answer),
+                Output::Refused(reason) => {
+                    context.metrics.refused_messages.add(1);
+                    if !std::mem::replace(&mut self.told_of_bad_message, true) {
+                        log::warn!("{}: refused {reason}; further ones go unmentioned", self.key);
+                    }
+                }
+                Output::Close(reason) => {
+                    *life = Life::Over(match reason {
+                        CloseReason::ByPeer => "the viewer said CLOSE",
+                        CloseReason::PeerError => "the viewer said ERROR",
+                        CloseReason::BadMessages => "too many messages were not of the protocol",
+                        CloseReason::Stopped => "the box stops",
+                    });
+                }
+            }
+        }
+    }
+
+    fn find(
+        &mut self,
+        id: RequestId,
+        uri: &crate::ids::SegmentUri,
+        sequence: Option<MediaSequence>,
+        context: &Context,
+    ) -> Found {
+        match context.store.find(&self.key.channel, uri.as_str(), sequence) {
+            store::Found::Ready(segment) => {
+                if self.share.is_none() {
+                    self.share = context.budget.try_take(context.session.window);
+                }
+                let size = segment.len();
+                if self.share.is_none() || self.segments.insert(id, segment).is_err() {
+                    return Found::NoRoom;
+                }
+                Found::Ready { size }
+            }
+            store::Found::Coming => Found::Coming,
+            store::Found::Absent => Found::Absent,
+        }
+    }
+
+    fn outstanding(&mut self) -> usize {
+        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
+            return 0;
+        };
+        self.rtc
+            .data_channel(id)
+            .map_or(0, |channel| channel.outstanding_bytes())
+    }
+
+    fn send_text(&mut self, now: Instant, text: String, life: &mut Life) {
+        debug_assert!(text.len() <= 2 * MAX_TEXT);
+        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
+            return;
+        };
+        let sent = self
+            .rtc
+            .data_channel(id)
+            .ok_or(RtcError::ErrDataChannelClosed)
+            .and_then(|mut channel| channel.send_text(now, text));
+        self.sent(sent, life);
+    }
+
+    fn send_packet(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        range: std::ops::Range<usize>,
+        life: &mut Life,
+    ) {
+        let (Some(channel), Some(segment)) = (self.channel.as_ref(), self.segments.get(&id)) else {
+            // A transfer that cannot go on must not leave the viewer waiting (protocol.md).
+            *life = Life::Over("a segment vanished while it was being sent");
+            return;
+        };
+        let bytes = BytesMut::from(segment.bytes(range));
+        let count = bytes.len() as u64;
+        let sent = self
+            .rtc
+            .data_channel(channel.id)
+            .ok_or(RtcError::ErrDataChannelClosed)
+            .and_then(|mut channel| channel.send(now, bytes));
+        if sent.is_ok() {
+            self.bytes_sent += count;
+            self.metrics.served_p2p_bytes.add(count);
+        }
+        self.sent(sent, life);
+    }
+
+    /// After a message that could not be sent the channel is ended: the viewer would wait for the
+    /// rest in vain (protocol.md, "What hurts a viewer").
+    fn sent(&self, sent: Result<(), RtcError>, life: &mut Life) {
+        if let Err(error) = sent {
+            log::debug!("{}: cannot send: {error}", self.key);
+            *life = Life::Over("a message could not be sent");
+        }
+    }
+
+    fn count(&mut self, answer: Answer) {
+        match answer {
+            Answer::Hit => self.metrics.requests_hit.add(1),
+            Answer::Held => self.metrics.requests_held.add(1),
+            Answer::Lack => {
+                self.metrics.requests_lack.add(1);
+                self.lacks += 1;
+            }
+        }
+        if answer != Answer::Lack {
+            self.segments_sent += 1;
+        }
+    }
+}
+
+fn host_candidate(host: SocketAddr) -> Result<RTCIceCandidateInit, RtcError> {
+    let candidate = CandidateHostConfig {
+        base_config: CandidateConfig {
+            network: "udp".into(),
+            address: host.ip().to_string(),
+            port: host.port(),
+            component: 1,
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+    .new_candidate_host()?;
+    RTCIceCandidate::from(&candidate).to_json()
+}

@@ -1,0 +1,204 @@
+//! Viewers: one UDP socket for all of them, one WebRTC peer connection and one [`Session`] each.
+//!
+//! ```text
+//!   Command ──►┌──────┐ offer, candidate   ┌────────────┐ text   ┌─────────┐
+//!   Event  ◄── │ task │ ─────────────────► │ connection │ ─────► │ session │
+//!              │      │ datagrams          │  (rtc)     │ ◄───── │ (pure)  │
+//!   UDP   ◄──► │      │ ◄────────────────► └────────────┘ packet └─────────┘
+//!              └──────┘                      ▲ mapped bytes
+//!                                          store
+//! ```
+//!
+//! The WebRTC stack is `rtc`, which does no I/O: [`task`] owns the socket, feeds datagrams and
+//! time in, and sends what comes out. A datagram belongs to the connection whose ICE username
+//! fragment a STUN check names, and from then on to the one that owns its remote address.
+//!
+//! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s.
+//!
+//! [`Session`]: crate::session::Session
+
+mod addresses;
+mod connection;
+mod socket;
+mod task;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Budget;
+use crate::config::PeerConfig;
+use crate::ids::{ChannelName, PeerId};
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// Commands and events that may be under way. A viewer costs an offer and a few candidates, so
+/// this is some hundred viewers arriving in the same instant.
+const QUEUE: usize = 1024;
+
+/// A viewer: its id is unique within the channel through which it was met.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey {
+    /// The channel.
+    pub channel: ChannelName,
+    /// Its name at the signalling server.
+    pub peer: PeerId,
+}
+
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.channel, self.peer)
+    }
+}
+
+/// What the peers are told.
+#[derive(Debug)]
+pub enum Command {
+    /// A viewer offers a connection (SDP). A second offer under one key replaces the first.
+    Offer {
+        /// Who.
+        key: PeerKey,
+        /// The offer, as the browser made it.
+        sdp: String,
+    },
+    /// A viewer trickles an ICE candidate.
+    Candidate {
+        /// Who.
+        key: PeerKey,
+        /// The candidate line (RFC 8839 section 5.1), with or without `candidate:` or `a=`.
+        candidate: String,
+    },
+    /// The signalling server wants this viewer dropped.
+    Drop {
+        /// Who.
+        key: PeerKey,
+    },
+    /// Asks for the state of every peer.
+    List(oneshot::Sender<Vec<PeerStatus>>),
+}
+
+/// What the peers report.
+#[derive(Debug)]
+pub enum Event {
+    /// The answer to an offer, complete with candidates; nothing is trickled.
+    Answer {
+        /// To whom.
+        key: PeerKey,
+        /// The answer (SDP).
+        sdp: String,
+    },
+    /// The viewer cannot be served: it should be told to look elsewhere.
+    Failed {
+        /// Who.
+        key: PeerKey,
+    },
+}
+
+/// One peer, for the status page.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeerStatus {
+    /// The channel through which it came.
+    pub channel: ChannelName,
+    /// Its name at the signalling server.
+    pub id: PeerId,
+    /// Whether its data channel is open.
+    pub open: bool,
+    /// From where it is heard, once it is.
+    pub address: Option<String>,
+    /// Seconds since its offer.
+    pub age_seconds: u64,
+    /// Segments announced to it.
+    pub segments: u64,
+    /// Bytes of segments handed over to it.
+    pub bytes: u64,
+    /// REQUESTs answered with LACK.
+    pub lacks: u64,
+}
+
+/// Why viewers cannot be served at all.
+#[derive(Debug)]
+pub enum PeerError {
+    /// Another program has the UDP port.
+    PortInUse(u16),
+    /// The system does not let us have the port.
+    Permission(u16),
+    /// Anything else that the system said about the socket.
+    Socket(std::io::Error),
+}
+
+impl fmt::Display for PeerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PortInUse(port) => write!(
+                f,
+                "UDP port {port} is taken by another program: stop it, or choose another [peer] udp-port"
+            ),
+            Self::Permission(port) => write!(
+                f,
+                "no permission to use UDP port {port}: choose a [peer] udp-port above 1023"
+            ),
+            Self::Socket(error) => write!(f, "cannot set up the UDP socket for viewers: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for PeerError {}
+
+/// What the peers need from the rest of the box.
+pub struct Parts {
+    /// `[peer]`
+    pub config: PeerConfig,
+    /// Where segments are.
+    pub store: Store,
+    /// What media in flight is taken from.
+    pub budget: Budget,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The peers, ready to run.
+pub struct Peers {
+    task: task::Task,
+    commands: mpsc::Sender<Command>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Peers {
+    /// Takes the UDP port.
+    ///
+    /// # Errors
+    /// [`PeerError`] when the port cannot be had.
+    pub fn bind(parts: Parts) -> Result<Self, PeerError> {
+        let socket = socket::Socket::bind(parts.config.udp_port)?;
+        let (commands, commands_in) = mpsc::channel(QUEUE);
+        let (events_out, events) = mpsc::channel(QUEUE);
+        Ok(Self {
+            task: task::Task::new(parts, socket, commands_in, events_out),
+            commands,
+            events,
+        })
+    }
+
+    /// The UDP port of all peers.
+    pub fn port(&self) -> u16 {
+        self.task.port()
+    }
+
+    /// Where commands go.
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Serves until `stop`, then finishes what is being sent within `stop-timeout`. The receiver
+    /// of events is handed out first.
+    pub fn start(
+        self,
+        stop: CancellationToken,
+    ) -> (mpsc::Receiver<Event>, impl Future<Output = ()> + Send) {
+        let Self { task, events, .. } = self;
+        (events, task.run(stop))
+    }
+}
