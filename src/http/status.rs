@@ -1,0 +1,142 @@
+//! `/api/status` and `/healthz`: the state of the box in one value.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::{Sources, metrics};
+use crate::fetch::ChannelStatus;
+use crate::ids::{ChannelId, ChannelName, MediaSequence};
+use crate::peer::{Command, PeerStatus};
+
+/// How long the peers may take to list themselves; they answer between two datagrams.
+const LIST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The body of `/api/status`.
+#[derive(Serialize)]
+pub(super) struct Status {
+    version: &'static str,
+    uptime_seconds: u64,
+    healthy: bool,
+    problems: Vec<String>,
+    memory: Memory,
+    store: StoreSize,
+    channels: Vec<Channel>,
+    peers: Vec<PeerStatus>,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    resident_bytes: Option<u64>,
+    buffer_bytes: usize,
+    max_buffer_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct StoreSize {
+    bytes: i64,
+    max_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Channel {
+    name: ChannelName,
+    id: ChannelId,
+    url: String,
+    prefetch: ChannelStatus,
+    signal_connected: bool,
+    segments: usize,
+    bytes: u64,
+    newest: Option<MediaSequence>,
+    lag_seconds: f64,
+    origin_bytes: u64,
+    served_p2p_bytes: u64,
+    served_http_bytes: u64,
+    requests_hit: u64,
+    requests_held: u64,
+    requests_lack: u64,
+}
+
+/// What keeps the box from doing its work, one line each; empty when all is well.
+pub(super) fn problems(sources: &Sources) -> Vec<String> {
+    let mut problems = Vec::new();
+    for channel in &sources.channels {
+        let name = &channel.config.name;
+        if let Some(problem) = channel.status.borrow().problem() {
+            problems.push(format!("channel {name}: {problem}"));
+        }
+        let numbers = sources.metrics.channel(name);
+        if !numbers.signal_connected.load(Ordering::Relaxed) {
+            problems.push(format!("channel {name}: no signalling server"));
+        }
+    }
+    problems
+}
+
+/// The state of everything.
+pub(super) async fn status(sources: &Sources) -> Status {
+    let problems = problems(sources);
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: sources.started.elapsed().as_secs(),
+        healthy: problems.is_empty(),
+        problems,
+        memory: Memory {
+            resident_bytes: metrics::resident_bytes(),
+            buffer_bytes: sources.budget.used(),
+            max_buffer_bytes: sources.budget.total(),
+        },
+        store: StoreSize {
+            bytes: sources.metrics.store_bytes.get(),
+            max_bytes: sources.store_max,
+        },
+        channels: sources.channels.iter().map(|c| channel(sources, c)).collect(),
+        peers: peers(sources).await,
+    }
+}
+
+fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
+    let config = &channel.config;
+    let numbers = sources.metrics.channel(&config.name);
+    let stored = sources.store.summary(&config.name);
+    Channel {
+        name: config.name.clone(),
+        id: config.id.clone(),
+        url: without_secrets(&config.url),
+        prefetch: channel.status.borrow().clone(),
+        signal_connected: numbers.signal_connected.load(Ordering::Relaxed),
+        segments: stored.segments,
+        bytes: stored.bytes,
+        newest: stored.newest,
+        lag_seconds: numbers.live_edge_lag_ms.get() as f64 / 1000.0,
+        origin_bytes: numbers.origin_bytes.get(),
+        served_p2p_bytes: numbers.served_p2p_bytes.get(),
+        served_http_bytes: numbers.served_http_bytes.get(),
+        requests_hit: numbers.requests_hit.get(),
+        requests_held: numbers.requests_held.get(),
+        requests_lack: numbers.requests_lack.get(),
+    }
+}
+
+/// A query may hold a token, and the authority a password; the page is for the whole LAN.
+fn without_secrets(url: &url::Url) -> String {
+    let mut bare = url.clone();
+    bare.set_query(None);
+    // Only fails for URLs that have no host, which a channel's always has.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    bare.into()
+}
+
+async fn peers(sources: &Sources) -> Vec<PeerStatus> {
+    let (reply, list) = oneshot::channel();
+    if sources.peers.send(Command::List(reply)).await.is_err() {
+        return Vec::new();
+    }
+    match tokio::time::timeout(LIST_TIMEOUT, list).await {
+        Ok(Ok(peers)) => peers,
+        _ => Vec::new(),
+    }
+}
