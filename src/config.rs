@@ -64,11 +64,13 @@ pub enum Variants {
     Lowest,
 }
 
-/// `[signal]`
+/// `[signal]`: where the channels' viewers meet the box.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SignalConfig {
-    /// `ws://` or `wss://`. Without a `[signal]` section: the box's own `[signal-server]`.
-    pub url: Url,
+pub enum SignalConfig {
+    /// A server at this `ws://` or `wss://` URL.
+    Server(Url),
+    /// The box's own `[signal-server]`, when there is no `[signal]`.
+    Own,
 }
 
 /// `[signal-server]`
@@ -272,8 +274,8 @@ impl Config {
             .and_then(|section| signal_server(&mut document, section));
         let signal = match document.section("signal") {
             Some(section) => signal(&mut document, section),
-            None => match &signal_server {
-                Some(server) => own_server(server),
+            None => match signal_server {
+                Some(_) => Some(SignalConfig::Own),
                 None if document.has_mistakes() => None,
                 None => {
                     document.mistake(
@@ -430,24 +432,13 @@ fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig>
         url_of(value, &["ws", "wss"], "the signalling server's address")
     });
     section.finish(document);
-    url.map(|url| SignalConfig { url })
+    url.map(SignalConfig::Server)
 }
 
 fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
     let listen = section.required(document, "listen", reader::address);
     section.finish(document);
     listen.map(|listen| SignalServerConfig { listen })
-}
-
-/// The box reaches its own server over the loopback interface, as any other peer would.
-fn own_server(server: &SignalServerConfig) -> Option<SignalConfig> {
-    let mut reach = server.listen;
-    if reach.ip().is_unspecified() {
-        reach.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    Url::parse(&format!("ws://{reach}/"))
-        .ok()
-        .map(|url| SignalConfig { url })
 }
 
 fn peer(document: &mut Document) -> PeerConfig {
@@ -623,7 +614,7 @@ url = "wss://tracker.example.com/ws"
             "[[channel]]\nurl = \"http://o/a/i.m3u8\"\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n",
         )
         .unwrap();
-        assert_eq!(config.signal.url.as_str(), "ws://127.0.0.1:12035/");
+        assert_eq!(config.signal, SignalConfig::Own);
     }
 
     #[test]

@@ -9,7 +9,7 @@ const MAX_ADDRESSES: usize = 8;
 /// The host candidates of the moment: every IPv4 address of an interface that is up. The loopback
 /// address stands in when there is no other, as on a machine without a network. Asked anew for
 /// each answer, since a lease may have changed.
-pub(super) fn host_addresses(port: u16) -> Vec<SocketAddr> {
+pub fn host_addresses(port: u16) -> Vec<SocketAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_else(|error| {
         log::warn!("cannot list the network interfaces: {error}");
         Vec::new()

@@ -25,6 +25,7 @@ mod task;
 use std::fmt;
 use std::sync::Arc;
 
+pub use addresses::host_addresses;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;

@@ -1,0 +1,235 @@
+//! What each command does.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::Command;
+use crate::config::{Config, ConfigError};
+use crate::daemon::{Daemon, DaemonError};
+use crate::demo::{self, DemoError};
+use crate::fetch::FetchError;
+use crate::signal::SignalError;
+use crate::signal::server::Server as SignalServer;
+use crate::{exit, systemd};
+
+mod probe;
+mod status;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is wrong, or not there.
+    Config(ConfigError),
+    /// The daemon could not start, or had to end.
+    Daemon(DaemonError),
+    /// The sample channel's address cannot be had.
+    Demo(DemoError),
+    /// The signalling server cannot run.
+    Signal(SignalError),
+    /// `signal` was told neither a file nor an address.
+    NoListen,
+    /// The configuration has no `[signal-server]` to run alone.
+    NoSignalServer(PathBuf),
+    /// Something asked over HTTP did not answer as hoped.
+    Fetch(FetchError),
+    /// A daemon answered, but not like one.
+    NotADaemon(String),
+    /// The system does not give us what every program needs.
+    System(std::io::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Daemon(error) => error.fmt(f),
+            Self::Demo(error) => error.fmt(f),
+            Self::Signal(error) => error.fmt(f),
+            Self::NoListen => f.write_str("where to listen? Give --listen ADDR, or --config FILE"),
+            Self::NoSignalServer(path) => write!(
+                f,
+                "{} has no [signal-server] section: add one, or give --listen ADDR",
+                path.display()
+            ),
+            Self::Fetch(error) => error.fmt(f),
+            Self::NotADaemon(what) => write!(f, "that is no edgeseed daemon: {what}"),
+            Self::System(error) => write!(f, "the system refuses: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl Failure {
+    /// The exit code for this failure ([`crate::exit`]).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::NoSignalServer(_) => exit::CONFIG,
+            Self::Daemon(error) => error.exit_code(),
+            Self::Demo(error) => error.exit_code(),
+            Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
+            Self::Signal(_) | Self::Fetch(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
+            Self::NoListen => exit::USAGE,
+            Self::System(_) => exit::SOFTWARE,
+        }
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// [`Failure`], with the exit code that belongs to it.
+pub fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run { config } => runtime()?.block_on(run(&config)),
+        Command::Check { config } => check(&config),
+        Command::Demo { listen } => runtime()?.block_on(async {
+            let mut stop = Stop::new()?;
+            demo::run(listen, stop.requested()).await.map_err(Failure::Demo)
+        }),
+        Command::Signal { config, listen } => {
+            runtime()?.block_on(signal_alone(config.as_deref(), listen))
+        }
+        Command::Status { url, json } => runtime()?.block_on(status::print(&url, json)),
+        Command::Probe { url } => runtime()?.block_on(probe::print(&url)),
+    }
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::System)
+}
+
+/// Prints a line for a person or a script to read.
+#[allow(clippy::print_stdout)]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path).map_err(Failure::Config)?;
+    say(&format!(
+        "{} is right: {} channel{}",
+        path.display(),
+        config.channels.len(),
+        if config.channels.len() == 1 { "" } else { "s" },
+    ));
+    Ok(())
+}
+
+/// The daemon. A SIGHUP reads the file again: a good one is taken by ending what is being sent and
+/// building every part anew, a bad one leaves the old in force.
+async fn run(path: &Path) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
+    let mut config = Config::load(path).map_err(Failure::Config)?;
+    let mut daemon = Daemon::build(config.clone()).await.map_err(Failure::Daemon)?;
+    loop {
+        log::info!(
+            "edgeseed {}: {} channels, pages at http://{}/",
+            env!("CARGO_PKG_VERSION"),
+            config.channels.len(),
+            daemon.http_addr(),
+        );
+        let mut reloaded = None;
+        let stopped = async {
+            tokio::select! {
+                () = stop.requested() => log::info!("asked to stop"),
+                new = next_config(&mut hangup, path, &config) => reloaded = Some(new),
+            }
+        };
+        daemon.run(stopped).await.map_err(Failure::Daemon)?;
+        let Some(new) = reloaded else {
+            return Ok(());
+        };
+        daemon = match Daemon::build(new.clone()).await {
+            Ok(daemon) => {
+                config = new;
+                daemon
+            }
+            Err(error) => {
+                log::error!("the new configuration cannot be used, the old one stays: {error}");
+                Daemon::build(config.clone()).await.map_err(Failure::Daemon)?
+            }
+        };
+    }
+}
+
+/// Waits until a hang-up finds a configuration that is good and different.
+async fn next_config(hangup: &mut Signal, path: &Path, current: &Config) -> Config {
+    loop {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        systemd::reloading();
+        match Config::load(path) {
+            Ok(new) if new == *current => {
+                log::info!("{} has not changed", path.display());
+            }
+            Ok(new) => {
+                log::info!("{} is read again", path.display());
+                return new;
+            }
+            Err(error) => log::error!("the old configuration stays in force:\n{error}"),
+        }
+        systemd::ready();
+    }
+}
+
+async fn signal_alone(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let listen = match (listen, path) {
+        (Some(listen), _) => listen,
+        (None, None) => return Err(Failure::NoListen),
+        (None, Some(path)) => {
+            Config::load(path)
+                .map_err(Failure::Config)?
+                .signal_server
+                .ok_or_else(|| Failure::NoSignalServer(path.to_owned()))?
+                .listen
+        }
+    };
+    let server = SignalServer::bind(listen).await.map_err(Failure::Signal)?;
+    log::info!("signalling at ws://{}/", server.local_addr());
+    systemd::ready();
+    let token = CancellationToken::new();
+    let served = server.run(token.clone());
+    tokio::pin!(served);
+    tokio::select! {
+        () = stop.requested() => {}
+        () = &mut served => return Ok(()),
+    }
+    systemd::stopping();
+    token.cancel();
+    served.await;
+    Ok(())
+}
+
+/// SIGTERM from systemd, SIGINT from a shell.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(Failure::System)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Failure::System)?,
+        })
+    }
+
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! `edgeseed probe URL`: what the box would see of a channel.

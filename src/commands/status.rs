@@ -1,0 +1,95 @@
+//! `edgeseed status`: ask a running daemon, print a table.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use url::Url;
+
+use super::{Failure, say};
+use crate::fetch::OriginClient;
+
+/// A daemon on the same machine or LAN answers in milliseconds.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) async fn print(base: &Url, json: bool) -> Result<(), Failure> {
+    let url = base
+        .join("/api/status")
+        .map_err(|error| Failure::NotADaemon(format!("{base}: {error}")))?;
+    let client = OriginClient::new().map_err(Failure::Fetch)?;
+    let text = client.text(&url, TIMEOUT).await.map_err(Failure::Fetch)?;
+    let status: Value = serde_json::from_str(&text)
+        .map_err(|_| Failure::NotADaemon(format!("{url} answers with something else")))?;
+    if json {
+        say(&text);
+    } else {
+        for line in table(&status) {
+            say(&line);
+        }
+    }
+    Ok(())
+}
+
+fn table(status: &Value) -> Vec<String> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    };
+    let megabytes = |value: &Value| format!("{:.1} MB", value.as_f64().unwrap_or(0.0) / 1e6);
+    let mut lines = vec![format!(
+        "edgeseed {}, up {} s, {}, memory {}",
+        text(&status["version"]),
+        status["uptime_seconds"],
+        if status["healthy"] == Value::Bool(true) {
+            "all is well"
+        } else {
+            "needs attention"
+        },
+        megabytes(&status["memory"]["resident_bytes"]),
+    )];
+    for problem in status["problems"].as_array().into_iter().flatten() {
+        lines.push(format!("  ! {}", text(problem)));
+    }
+    lines.push(format!(
+        "{:<20} {:<9} {:>8} {:>10} {:>7} {:>11} {:>11} {:>7} {:>6} {:>5}",
+        "CHANNEL", "STATE", "SEGMENTS", "NEWEST", "BEHIND", "FROM ORIGIN", "TO VIEWERS", "HIT", "HELD", "LACK"
+    ));
+    for channel in status["channels"].as_array().into_iter().flatten() {
+        lines.push(format!(
+            "{:<20} {:<9} {:>8} {:>10} {:>5.1} s {:>11} {:>11} {:>7} {:>6} {:>5}",
+            text(&channel["name"]),
+            text(&channel["prefetch"]["state"]),
+            text(&channel["segments"]),
+            text(&channel["newest"]),
+            channel["lag_seconds"].as_f64().unwrap_or(0.0),
+            megabytes(&channel["origin_bytes"]),
+            megabytes(&channel["served_p2p_bytes"]),
+            text(&channel["requests_hit"]),
+            text(&channel["requests_held"]),
+            text(&channel["requests_lack"]),
+        ));
+    }
+    let peers = status["peers"].as_array().map_or(0, Vec::len);
+    lines.push(format!("{peers} viewers"));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_line_for_each_channel_and_problem() {
+        let lines = table(&serde_json::json!({
+            "version": "1", "uptime_seconds": 5, "healthy": false,
+            "problems": ["channel news: no such host"],
+            "memory": {"resident_bytes": 7_000_000},
+            "channels": [{"name": "news", "prefetch": {"state": "failing"}, "newest": null}],
+            "peers": [{}, {}],
+        }));
+        assert!(lines[0].contains("needs attention") && lines[0].contains("7.0 MB"));
+        assert!(lines[1].contains("no such host"));
+        assert!(lines[3].starts_with("news") && lines[3].contains("failing"));
+        assert_eq!(lines[4], "2 viewers");
+    }
+}

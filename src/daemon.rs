@@ -1,0 +1,342 @@
+//! The composition root: builds every part in order, says READY, waits for the stop, and takes
+//! everything down in the reverse order. Nothing else knows all parts.
+
+mod meeting;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::budget::Budget;
+use crate::config::{Config, SignalConfig};
+use crate::fetch::{self, ChannelStatus, FetchError, OriginClient};
+use crate::http::{self, HttpError, SignalAddress};
+use crate::metrics::Metrics;
+use crate::peer::{self, PeerError, Peers};
+use crate::signal::server::Server as SignalServer;
+use crate::signal::{SignalError, client};
+use crate::store::{Store, StoreError};
+use crate::{exit, systemd};
+
+/// How often systemd's status line is renewed and, where the unit asks for none, the work loops
+/// are asked whether they still turn.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How long the parts may take to end once no viewer is being served any more: a `leave`, a few
+/// open HTTP answers.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Messages between signalling and peers that may be under way, for each channel.
+const QUEUE: usize = 256;
+
+/// Why the daemon could not start, or had to end.
+#[derive(Debug)]
+pub enum DaemonError {
+    /// The store cannot be used.
+    Store(StoreError),
+    /// The UDP port cannot be had.
+    Peer(PeerError),
+    /// The signalling server's address cannot be had, or its TLS cannot be set up.
+    Signal(SignalError),
+    /// The pages' address cannot be had.
+    Http(HttpError),
+    /// The client towards the origin cannot be set up.
+    Fetch(FetchError),
+    /// Something that cannot happen.
+    Bug(&'static str),
+}
+
+impl fmt::Display for DaemonError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(error) => error.fmt(f),
+            Self::Peer(error) => error.fmt(f),
+            Self::Signal(error) => error.fmt(f),
+            Self::Http(error) => error.fmt(f),
+            Self::Fetch(error) => error.fmt(f),
+            Self::Bug(what) => {
+                write!(f, "{what}, which is a bug: please report it with the log")
+            }
+        }
+    }
+}
+
+impl std::error::Error for DaemonError {}
+
+impl DaemonError {
+    /// The exit code for this error ([`crate::exit`]).
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Store(error) if error.is_permission() => exit::PERMISSION,
+            Self::Peer(PeerError::Permission(_))
+            | Self::Http(HttpError::Permission(_))
+            | Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
+            Self::Store(_) | Self::Peer(_) | Self::Signal(_) | Self::Http(_) => exit::UNAVAILABLE,
+            Self::Fetch(_) | Self::Bug(_) => exit::SOFTWARE,
+        }
+    }
+}
+
+/// Every part built and listening, nothing running yet.
+pub struct Daemon {
+    config: Config,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    store: Store,
+    origin: OriginClient,
+    peers: Peers,
+    signal_server: Option<SignalServer>,
+    http: http::Server,
+    signal_url: Url,
+    started: Instant,
+}
+
+impl Daemon {
+    /// Builds every part and takes every address.
+    ///
+    /// # Errors
+    /// [`DaemonError`], for the first part that cannot be built.
+    pub async fn build(config: Config) -> Result<Self, DaemonError> {
+        let started = Instant::now();
+        let names = || config.channels.iter().map(|channel| &channel.name);
+        let metrics = Arc::new(Metrics::new(names()));
+        let budget = Budget::new(config.memory.max_buffers);
+        let store = Store::open(config.store.clone(), names().cloned(), Arc::clone(&metrics))
+            .map_err(DaemonError::Store)?;
+        let origin = OriginClient::new().map_err(DaemonError::Fetch)?;
+        let peers = Peers::bind(peer::Parts {
+            config: config.peer.clone(),
+            store: store.clone(),
+            budget: budget.clone(),
+            metrics: Arc::clone(&metrics),
+        })
+        .map_err(DaemonError::Peer)?;
+        let signal_server = match &config.signal_server {
+            Some(server) => Some(
+                SignalServer::bind(server.listen)
+                    .await
+                    .map_err(DaemonError::Signal)?,
+            ),
+            None => None,
+        };
+        let signal_url = match (&config.signal, &signal_server) {
+            (SignalConfig::Server(url), _) => url.clone(),
+            (SignalConfig::Own, Some(server)) => own_url(server.local_addr())?,
+            (SignalConfig::Own, None) => {
+                return Err(DaemonError::Bug("there is no signalling server to use"));
+            }
+        };
+        let http = http::Server::bind(config.http.listen)
+            .await
+            .map_err(DaemonError::Http)?;
+        Ok(Self {
+            config,
+            metrics,
+            budget,
+            store,
+            origin,
+            peers,
+            signal_server,
+            http,
+            signal_url,
+            started,
+        })
+    }
+
+    /// Where the pages are.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http.local_addr()
+    }
+
+    /// Runs until `stop`: then finishes what is being sent, leaves the channels and ends.
+    ///
+    /// # Errors
+    /// [`DaemonError::Bug`] when a part ended by itself.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+        let serving = CancellationToken::new();
+        let meeting = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        let mut rest = JoinSet::new();
+
+        let signal_address = match self.config.signal {
+            SignalConfig::Server(url) => SignalAddress::Signal(url),
+            // Browsers reach our own server by the host name of the page.
+            SignalConfig::Own => {
+                SignalAddress::SignalPort(self.signal_url.port_or_known_default().unwrap_or(0))
+            }
+        };
+        let commands = self.peers.commands();
+        let (peer_events, peers) = self.peers.start(serving.clone());
+        servers.spawn(named("serving viewers", peers));
+
+        if let Some(server) = self.signal_server {
+            rest.spawn(named("the signalling server", server.run(meeting.clone())));
+        }
+        let mut channels = Vec::new();
+        let mut answers = Vec::new();
+        for channel in &self.config.channels {
+            let numbers = self.metrics.channel(&channel.name);
+            let (status_in, status) = watch::channel(ChannelStatus::default());
+            rest.spawn(named(
+                "prefetching",
+                fetch::run(
+                    channel.clone(),
+                    self.origin.clone(),
+                    self.store.clone(),
+                    self.budget.clone(),
+                    Arc::clone(&numbers),
+                    status_in,
+                    serving.clone(),
+                ),
+            ));
+            let (to_server, from_peers) = mpsc::channel(QUEUE);
+            let (from_server, to_peers) = mpsc::channel(QUEUE);
+            rest.spawn(named(
+                "signalling",
+                client::run(
+                    client::ClientConfig {
+                        url: self.signal_url.clone(),
+                        channel: channel.id.clone(),
+                        level: self.config.peer.level,
+                    },
+                    from_peers,
+                    from_server,
+                    numbers,
+                    meeting.clone(),
+                ),
+            ));
+            answers.push((channel.name.clone(), to_server));
+            rest.spawn(named(
+                "viewers' offers",
+                meeting::offers(channel.name.clone(), to_peers, commands.clone()),
+            ));
+            channels.push(http::Channel {
+                config: channel.clone(),
+                status,
+            });
+        }
+        rest.spawn(named(
+            "answers to viewers",
+            meeting::answers(peer_events, answers),
+        ));
+        rest.spawn(named(
+            "the pages",
+            self.http.run(
+                http::Sources {
+                    channels,
+                    signal: signal_address,
+                    metrics: Arc::clone(&self.metrics),
+                    budget: self.budget.clone(),
+                    store: self.store,
+                    store_max: self.config.store.max_size,
+                    peers: commands.clone(),
+                    started: self.started,
+                },
+                meeting.clone(),
+            ),
+        ));
+        rest.spawn(named(
+            "the heartbeat",
+            heartbeat(self.metrics, self.budget, commands, meeting.clone()),
+        ));
+
+        systemd::ready();
+        let ended = tokio::select! {
+            () = stop => None,
+            ended = servers.join_next() => ended,
+            ended = rest.join_next() => ended,
+        };
+        systemd::stopping();
+        serving.cancel();
+        // Viewers first: what is being sent is sent whole, for `stop-timeout` at most.
+        while servers.join_next().await.is_some() {}
+        meeting.cancel();
+        let goodbye = async { while rest.join_next().await.is_some() {} };
+        if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
+            log::warn!("some connections did not close in time; they are cut");
+        }
+        match ended {
+            None => Ok(()),
+            Some(Ok(part)) => {
+                log::error!("{part} ended by itself");
+                Err(DaemonError::Bug("a part of the daemon ended by itself"))
+            }
+            Some(Err(_)) => Err(DaemonError::Bug("a part of the daemon panicked")),
+        }
+    }
+}
+
+async fn named(part: &'static str, task: impl Future<Output = ()>) -> &'static str {
+    task.await;
+    part
+}
+
+/// The box reaches its own server over the loopback interface, as any other peer would.
+fn own_url(mut address: SocketAddr) -> Result<Url, DaemonError> {
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    Url::parse(&format!("ws://{address}/"))
+        .map_err(|_| DaemonError::Bug("an address of ours makes no URL"))
+}
+
+/// Tells systemd how the box does. The watchdog is fed only when the loop that serves viewers has
+/// answered: a box that hangs is restarted.
+async fn heartbeat(
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    peers: mpsc::Sender<peer::Command>,
+    stop: CancellationToken,
+) {
+    let interval = systemd::watchdog_interval().map_or(HEARTBEAT, |limit| limit.min(HEARTBEAT));
+    let mut ticks = tokio::time::interval(interval);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let (reply, alive) = oneshot::channel();
+        let asked = peers.send(peer::Command::List(reply)).await;
+        if asked.is_err() || alive.await.is_err() {
+            // The viewers' loop has ended, which the daemon notices by itself.
+            stop.cancelled().await;
+            return;
+        }
+        systemd::watchdog();
+        systemd::status(&status_line(&metrics, &budget));
+    }
+}
+
+/// For example "3 channels, 12 peers, 1 of 32 MiB in flight, 0.4 s behind".
+fn status_line(metrics: &Metrics, budget: &Budget) -> String {
+    let lag_ms = metrics
+        .channels
+        .values()
+        .map(|channel| channel.live_edge_lag_ms.get())
+        .max()
+        .unwrap_or(0);
+    let apart = metrics
+        .channels
+        .values()
+        .filter(|channel| !channel.signal_connected.load(Ordering::Relaxed))
+        .count();
+    let mut line = format!(
+        "{} channels, {} peers, {} of {} MiB in flight, {:.1} s behind",
+        metrics.channels.len(),
+        metrics.peers.get(),
+        budget.used() >> 20,
+        budget.total() >> 20,
+        lag_ms as f64 / 1000.0,
+    );
+    if apart > 0 {
+        line.push_str(&format!(", {apart} without signalling"));
+    }
+    line
+}
