@@ -3,3 +3,4 @@ pub mod budget;
 pub mod config;
 pub mod ids;
 pub mod metrics;
+pub mod signal;
