@@ -12,12 +12,12 @@
 //! Client and server share the messages and nothing else; neither knows about data channels.
 
 mod backoff;
-//pub mod client;
+pub mod client;
 mod data;
 pub mod messages;
 mod pairing;
 mod rate;
-//pub mod server;
+pub mod server;
 pub mod swarm;
 mod tls;
 
