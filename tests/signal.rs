@@ -1,6 +1,9 @@
 //! Signalling over real WebSockets on loopback: pages, the box's client, the embedded server and
 //! foreign ones.
 
+// clippy.toml lifts these inside test functions only; here the helpers need it as well.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
