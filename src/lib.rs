@@ -1,9 +1,70 @@
-//! edgeseed
+//! edgeseed prefetches live HLS segments from their origin **once**, keeps them on local storage
+//! with bounded memory, and serves every viewer of its LAN as a permanent high-level peer: a
+//! browser asks for a segment over a WebRTC data channel and has it before the CDN would have
+//! answered.
+//!
+//! This page is the architecture. A segment's way through the house:
+//!
+//! ```text
+//!             origin                                     signalling server (theirs, or ours)
+//!                │ playlists, segments over HTTP                   │ offers over a WebSocket
+//!        ┌───────▼───────┐                                 ┌───────▼───────┐
+//!        │ hls: playlist │ wanted, expired                 │ signal        │
+//!        │ and tracker   ├─────────┐                       └───────┬───────┘
+//!        └───────────────┘         ▼                               │ daemon::meeting
+//!                            ┌───────────┐  find   ┌───────────────▼──┐ REQUEST  ┌─────────┐
+//!                            │ fetch     ├► store ◄┤ peer ──► session ├◄────────►│ viewers │
+//!                            └───────────┘  mmap   └──────────────────┘  BINARY  └─────────┘
+//! ```
+//!
+//! 1. [`hls`] reads a playlist and says which segments are wanted, which have expired, and when to
+//!    load it again. [`fetch`] does so: it loads playlists and streams segments to disk.
+//! 2. [`store`] keeps segments as files, knows which are there and which are on their way, and hands
+//!    them out as mapped memory. A segment is never held whole in memory of our own.
+//! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
+//! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer. What a viewer says
+//!    goes to its [`session`], which decides; [`wire`] has the messages and packets.
+//! 5. [`http`] shows how it goes; [`metrics`] has the numbers.
+//! 6. [`daemon`] builds all of them in order and takes them down again. Nothing else knows all.
+//!
+//! # The rules
+//!
+//! - `hls`, `session`, `wire` and the deciding halves of `store` and `signal` are pure: no tokio, no
+//!   sockets, no clock; time is an argument. They are tested in virtual time.
+//! - Imports go downwards only; `tests/layout.rs` has the table and holds it.
+//! - Every byte of media in flight is taken from one [`budget`]; every queue has a bound.
+//! - One [`PeerId`](ids::PeerId), [`ChannelId`](ids::ChannelId),
+//!   [`MediaSequence`](ids::MediaSequence): what could be swapped by mistake is a type ([`ids`]).
+//!
+//! # Where building changed the drawing
+//!
+//! - `budget` is a room of its own: `fetch` and `peer` both take from it, and neither may know the
+//!   other.
+//! - The command line is split: [`cli`] is what can be said, [`commands`] what is done, so that
+//!   `main.rs` stays a doorbell; [`exit`] and [`logging`] are what both rely on.
+//! - A REQUEST for the URI *after* the newest known one is held too, if its `sn` is just past it:
+//!   a viewer that loads the playlist a moment before the box asks for what the box has not heard
+//!   of. Nothing is fetched because of it.
+//! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
+//!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
+//! - `stop-timeout` is in `[peer]`: it is viewers who are waited for.
+
 pub mod budget;
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod exit;
+pub mod fetch;
+pub mod hls;
+pub mod http;
 pub mod ids;
+pub mod logging;
 pub mod metrics;
 pub mod peer;
 pub mod session;
+pub mod signal;
 pub mod store;
+pub mod systemd;
 pub mod wire;
