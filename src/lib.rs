@@ -1,5 +1,7 @@
 //! edgeseed
 pub mod budget;
 pub mod config;
+pub mod hls;
 pub mod ids;
 pub mod metrics;
+pub mod store;
