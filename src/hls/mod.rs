@@ -1,0 +1,13 @@
+//! HLS as the box needs it (RFC 8216): a playlist's text becomes types, and a [`Tracker`] says from
+//! one load to the next which segments are wanted, which have expired, and when to load again.
+//!
+//! Everything here is pure: text and time come in as arguments, nothing is fetched.
+
+mod playlist;
+mod tracker;
+
+pub use playlist::{
+    AudioRendition, MAX_SEGMENTS, MAX_URI, MAX_VARIANTS, MediaPlaylist, MediaSegment, Multivariant,
+    Playlist, PlaylistError, Unfit, Variant, parse,
+};
+pub use tracker::{Tracker, Update};

@@ -1,0 +1,291 @@
+//! Segments on disk: written once while they arrive, served from a mapping, unlinked when nobody
+//! needs them any more.
+//!
+//! # On disk
+//!
+//! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag keeps apart what one
+//! number meant at different times. A file is the body of the segment followed by a trailer, so
+//! that one sequential write holds everything and a card is not worn by a sidecar:
+//!
+//! ```text
+//! body | JSON {uri, sequence, rendition, length, crc32c} | length of the JSON, u32 LE | "EDGESEG1"
+//! ```
+//!
+//! It is written as `<same name>.part`, its length is checked, it is renamed, and later unlinked;
+//! it is never truncated, so that a mapping of it stays valid. Nothing is synced: after a power
+//! cut the CRC-32C tells what is whole, and what is not provably whole is deleted. `sources` holds
+//! the addresses of the playlists that the renditions' numbers stand for; when they differ, the
+//! folder is emptied. The index is rebuilt from the folder at start.
+//!
+//! # In memory
+//!
+//! A pure index says what is stored, what is on its way, and what goes when room is needed. It
+//! stands behind one mutex, held for the length of a lookup and never across I/O.
+
+mod error;
+mod files;
+mod index;
+mod mapping;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::watch;
+use url::Url;
+
+pub use self::error::StoreError;
+use self::index::{Index, Lookup};
+pub use self::mapping::Segment;
+pub use self::writer::SegmentWriter;
+use crate::config::StoreConfig;
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::metrics::Metrics;
+
+/// The segments of every channel. Clones share one store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: StoreConfig,
+    index: Mutex<Index<Arc<Segment>>>,
+    changes: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+}
+
+/// A segment that a playlist lists and that is about to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Which playlist lists it.
+    pub rendition: RenditionIndex,
+    /// Its URI exactly as written there.
+    pub uri: SegmentUri,
+    /// Its number there.
+    pub sequence: MediaSequence,
+}
+
+/// The answer to [`Store::find`].
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// It is here, whole.
+    Ready(Arc<Segment>),
+    /// It is listed, or about to be, and not here yet: worth waiting for
+    /// ([`Store::changes`]) for a moment.
+    Coming,
+    /// It is not here and will not come, or its name is ambiguous.
+    Absent,
+}
+
+/// What a channel holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Segments that can be served now.
+    pub segments: usize,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// The highest number among them.
+    pub newest: Option<MediaSequence>,
+}
+
+impl Store {
+    /// Opens the folder: makes it where it is missing, proves that it can be written to, verifies
+    /// what earlier runs left in it, and deletes what is not whole. Blocks for as long as reading
+    /// back the stored segments takes, some seconds at most.
+    ///
+    /// # Errors
+    /// [`StoreError::Permission`] or [`StoreError::Io`] where the folder cannot be used.
+    pub fn open(
+        config: StoreConfig,
+        channels: impl IntoIterator<Item = ChannelName>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let channels: Vec<ChannelName> = channels.into_iter().collect();
+        let mut index = Index::new(config.max_size, channels.iter().cloned());
+        files::prepare(&config.dir, &channels)?;
+        let mut surplus = Vec::new();
+        for (channel, segment) in files::recover(&config.dir, &channels)? {
+            surplus.extend(index.restore(&channel, Arc::new(segment)));
+        }
+        let store = Self {
+            inner: Arc::new(Inner {
+                config,
+                index: Mutex::new(index),
+                changes: watch::Sender::new(0),
+                metrics,
+            }),
+        };
+        store.inner.discard(surplus);
+        for channel in &channels {
+            store.inner.count(channel);
+        }
+        Ok(store)
+    }
+
+    /// Says which playlists the renditions of a channel stand for, in their order. Where they
+    /// differ from what the stored segments came from, those are deleted. Call before anything is
+    /// announced.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the note of it cannot be written.
+    pub async fn set_sources(
+        &self,
+        channel: &ChannelName,
+        playlists: &[Url],
+    ) -> Result<(), StoreError> {
+        let folder = self.inner.folder(channel);
+        let text: String = playlists.iter().map(|url| format!("{url}\n")).collect();
+        let same = files::blocking(move || files::note_sources(&folder, &text)).await?;
+        if !same {
+            let removed = self.inner.index().clear(channel);
+            self.inner.after_change(channel, removed);
+        }
+        Ok(())
+    }
+
+    /// What is stored of one rendition.
+    pub fn stored(&self, channel: &ChannelName, rendition: RenditionIndex) -> Vec<Arc<Segment>> {
+        self.inner.index().stored(channel, rendition)
+    }
+
+    /// The playlist lists these and they are about to be fetched: a request for one may wait.
+    /// What is stored already stays. Call it, if need be with nothing, at each change of a live
+    /// playlist: it also says that the channel is alive.
+    pub fn announce(&self, channel: &ChannelName, segments: &[Announced]) {
+        let outcome = self
+            .inner
+            .index()
+            .announce(channel, segments, Instant::now());
+        if let Some(uri) = outcome.newly_ambiguous {
+            warn_ambiguous(channel, &uri);
+        }
+        self.inner.after_change(channel, outcome.removed);
+    }
+
+    /// Two playlists of the channel give one URI to different segments, so that a viewer's
+    /// request does not say which one is meant: from now on nothing of it is found by URI alone.
+    pub fn set_ambiguous(&self, channel: &ChannelName, uri: &SegmentUri) {
+        if self.inner.index().set_ambiguous(channel) {
+            warn_ambiguous(channel, uri);
+            self.inner.after_change(channel, Vec::new());
+        }
+    }
+
+    /// Starts storing an announced segment. Makes room where the length is known; quota and free
+    /// space are checked while writing, too.
+    ///
+    /// # Errors
+    /// [`StoreError::NotWanted`] if it expired meanwhile or is stored already,
+    /// [`StoreError::NoRoom`] if only segments nearer to the live edge could make room.
+    pub fn begin(
+        &self,
+        channel: &ChannelName,
+        announced: &Announced,
+        expected_len: Option<u64>,
+    ) -> Result<SegmentWriter, StoreError> {
+        SegmentWriter::new(Arc::clone(&self.inner), channel, announced, expected_len)
+    }
+
+    /// It will not come: whoever waits for it is told now.
+    pub fn give_up(&self, channel: &ChannelName, announced: &Announced) {
+        if self.inner.index().give_up(channel, announced) {
+            self.inner.after_change(channel, Vec::new());
+        }
+    }
+
+    /// Forgets segments and deletes their files. Those that are being served stay valid until
+    /// they are let go.
+    pub fn expire(
+        &self,
+        channel: &ChannelName,
+        segments: &[(RenditionIndex, MediaSequence, SegmentUri)],
+    ) {
+        let removed = self.inner.index().expire(channel, segments);
+        self.inner.after_change(channel, removed);
+    }
+
+    /// Looks up what a viewer names: the URI as the playlist writes it and, if given, the media
+    /// sequence number, which has to fit.
+    ///
+    /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
+    /// newest announced one of a channel that is alive: the viewer has loaded the playlist before
+    /// us.
+    pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
+        let now = Instant::now();
+        match self.inner.index().find(channel, uri, sequence, now) {
+            Lookup::Ready(segment) => Found::Ready(segment),
+            Lookup::Coming => Found::Coming,
+            Lookup::Absent => Found::Absent,
+        }
+    }
+
+    /// The highest number that is stored of the channel, over all renditions.
+    pub fn newest(&self, channel: &ChannelName) -> Option<MediaSequence> {
+        self.summary(channel).newest
+    }
+
+    /// Grows whenever a [`Self::find`] may answer differently.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// What a channel holds.
+    pub fn summary(&self, channel: &ChannelName) -> Summary {
+        self.inner.index().summary(channel)
+    }
+}
+
+impl Inner {
+    fn index(&self) -> MutexGuard<'_, Index<Arc<Segment>>> {
+        // The index is consistent between its calls, whatever happened to another thread.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, channel: &ChannelName) -> PathBuf {
+        self.config.dir.join(channel.as_str())
+    }
+
+    /// Deletes what was taken out, and tells everybody.
+    fn after_change(&self, channel: &ChannelName, removed: Vec<Arc<Segment>>) {
+        self.discard(removed);
+        self.count(channel);
+        self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// Unlinks files, off the caller's thread where there is a runtime.
+    fn discard(&self, removed: Vec<Arc<Segment>>) {
+        if removed.is_empty() {
+            return;
+        }
+        let unlink = move || {
+            for segment in removed {
+                files::unlink(segment.path());
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(unlink)),
+            Err(_) => unlink(),
+        }
+    }
+
+    fn count(&self, channel: &ChannelName) {
+        let index = self.index();
+        let (summary, used) = (index.summary(channel), index.used());
+        drop(index);
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.store_bytes.set(gauge(used));
+        let segments = gauge(summary.segments as u64);
+        self.metrics.channel(channel).store_segments.set(segments);
+    }
+}
+
+fn warn_ambiguous(channel: &ChannelName, uri: &SegmentUri) {
+    log::warn!(
+        "channel {channel}: two of its playlists give the name {uri} to different segments. Viewers \
+         name a segment by that alone, so none can be served to them; give the files of each \
+         rendition names of their own"
+    );
+}
