@@ -1,0 +1,3 @@
+//! Status, metrics, the watch page.
+
+pub mod assets;
