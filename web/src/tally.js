@@ -1,7 +1,7 @@
 // What came from where.
 
-// What the strip shows: more than a minute of segments of 2 s.
-const RECENT = 40;
+// Segments on the strip: more than a minute of segments of 2 s.
+export const RECENT = 40;
 
 export class Tally {
   p2p = 0;
