@@ -1,0 +1,3 @@
+//! What `edgeseed demo` starts.
+
+pub mod origin;

@@ -1,0 +1,142 @@
+// The fragment loader for hls.js: asks the box first, and takes plain HTTP as soon as waiting for
+// the box could hurt. Playback is never worse than without a box.
+
+import { Refusal } from './segment-channel.js';
+
+// What field clients wait, and what the box reckons with.
+const LONGEST_MS = 2000;
+// A box that has the segment answers within this, so it is worth asking even when time is short.
+const SHORTEST_MS = 250;
+// Before playback: the box usually answers within this, and nobody is watching yet …
+const START_MS = 1000;
+// … but all the waiting before playback together is no longer than this.
+const START_TOTAL_MS = 2500;
+
+/**
+ * How long the box may take for a segment, in ms. `ahead`: seconds in the player's buffer;
+ * `httpMs`: how long a segment takes over HTTP; `startedMs`: null while playing, before that the
+ * time since the first segment was asked for.
+ */
+export function deadline({ ahead, httpMs, startedMs }) {
+  if (startedMs !== null) return Math.min(START_MS, Math.max(0, START_TOTAL_MS - startedMs));
+  // Enough buffer has to be left for HTTP, at twice its usual time.
+  const reserve = Math.min(4000, Math.max(500, 2 * httpMs));
+  return Math.min(LONGEST_MS, Math.max(SHORTEST_MS, ahead * 1000 - reserve));
+}
+
+/** How long a segment takes over HTTP, from those that were: the mean, recent ones weigh more. */
+export class HttpTime {
+  ms = 500;
+  add(ms) {
+    this.ms += (ms - this.ms) * 0.3;
+  }
+}
+
+/** Whether a box can be asked: it names whole segments by URI and number. */
+export function canAsk({ frag, part, rangeEnd }) {
+  return Boolean(frag?.relurl) && Number.isInteger(frag.sn) && !part && !rangeEnd;
+}
+
+/**
+ * The segment from one of the swarm's open channels before `signal` aborts; LACK from one makes
+ * it ask the next. Rejects with the last Refusal, 'no-peer' if there was nobody to ask.
+ */
+export async function fromSwarm(swarm, wanted, signal) {
+  const tried = new Set();
+  let refusal = new Refusal('no-peer');
+  while (!signal.aborted) {
+    const channel = swarm.pick(tried);
+    if (!channel) throw refusal;
+    tried.add(channel);
+    try {
+      return await channel.request(wanted, signal);
+    } catch (error) {
+      refusal = error;
+    }
+  }
+  throw refusal;
+}
+
+/**
+ * A loader class for hls.js (`fLoader`) on top of its own HTTP loader `HttpLoader`.
+ * `swarm` may be null; `player`: { ahead() in seconds, playing() };
+ * `onSegment({ sn, url, source: 'p2p' | 'http', reason, bytes, ms, ok })`.
+ */
+export function createLoader(HttpLoader, swarm, player, onSegment) {
+  const httpTime = new HttpTime();
+  let begun = null;
+
+  // loadInternal and abortInternal are how hls.js' own loaders differ from each other
+  // (utils/base-loader.ts); a test holds the installed version to it.
+  return class BoxFirstLoader extends HttpLoader {
+    loadInternal() {
+      const now = performance.now();
+      begun ??= now;
+      if (!canAsk(this.context)) return super.loadInternal();
+      if (!swarm) return this.#http('no-signal', now);
+      const ms = deadline({
+        ahead: player.ahead(),
+        httpMs: httpTime.ms,
+        startedMs: player.playing() ? null : now - begun,
+      });
+      this.#box(ms, now);
+    }
+
+    abortInternal() {
+      this.asking?.abort('aborted');
+      super.abortInternal();
+    }
+
+    async #box(ms, asked) {
+      const { frag, url } = this.context;
+      const asking = (this.asking = new AbortController());
+      const timer = setTimeout(() => asking.abort('timeout'), ms);
+      let answer = null;
+      let reason = null;
+      try {
+        // Only before playback is it worth waiting for somebody to come.
+        if (!player.playing() && swarm.hopeful) await swarm.whenOpen(asking.signal);
+        answer = await fromSwarm(swarm, { url: frag.relurl, sn: frag.sn }, asking.signal);
+      } catch (error) {
+        reason = error.reason ?? 'broken';
+      }
+      clearTimeout(timer);
+      this.asking = null;
+      // hls.js has dropped this load meanwhile (destroy() takes its callbacks away).
+      if (asking.signal.reason === 'aborted' || !this.callbacks) return;
+      if (!answer) return this.#http(reason, asked);
+
+      const { data, first } = answer;
+      const end = performance.now();
+      const { stats, context } = this;
+      stats.loading.first = first;
+      stats.loading.end = end;
+      stats.loaded = stats.total = data.byteLength;
+      stats.bwEstimate = (data.byteLength * 8000) / Math.max(1, end - first);
+      onSegment({ sn: frag.sn, url, source: 'p2p', reason: null, bytes: data.byteLength, ms: end - asked, ok: true });
+      this.callbacks.onSuccess({ url, data, code: 200 }, stats, context, null);
+    }
+
+    #http(reason, asked) {
+      const { context, stats } = this;
+      const { frag, url } = context;
+      const begunHttp = performance.now();
+      // The bandwidth that hls.js estimates is that of HTTP alone.
+      stats.loading.start = begunHttp;
+      const finish = (callback, ok) => (...args) => {
+        const now = performance.now();
+        if (ok) httpTime.add(now - begunHttp);
+        onSegment({ sn: frag.sn, url, source: 'http', reason, bytes: ok ? stats.loaded : 0, ms: now - asked, ok });
+        callback(...args);
+      };
+      const { onSuccess, onError, onTimeout } = this.callbacks;
+      this.callbacks = {
+        ...this.callbacks,
+        onSuccess: finish(onSuccess, true),
+        onError: finish(onError, false),
+        onTimeout: finish(onTimeout, false),
+      };
+      super.loadInternal();
+    }
+  };
+}
