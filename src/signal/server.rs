@@ -300,7 +300,8 @@ impl Drop for Seat {
 async fn serve(stream: TcpStream, hub: Arc<Hub>, stop: CancellationToken) -> String {
     // Messages are small and somebody waits for each; without it is slower, not wrong.
     let _ = stream.set_nodelay(true);
-    let handshake = accept_async_with_config(stream, Some(websocket_config()));
+    // Apart, so that its state does not stay with the socket.
+    let handshake = Box::pin(accept_async_with_config(stream, Some(websocket_config())));
     let mut socket = tokio::select! {
         () = stop.cancelled() => return "the server stops".to_owned(),
         done = timeout(HANDSHAKE_WITHIN, handshake) => match done {
