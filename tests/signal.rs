@@ -254,6 +254,28 @@ async fn data_is_relayed_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_signal_that_grows_beyond_the_bound_does_not_cost_the_box_its_session() {
+    let server = Running::start(any_port()).await;
+    let mut the_box = Seeder::start(server.addr);
+    let box_id = the_box.accepted().await.to_string();
+    let (mut page, page_id) = Page::enter(server.addr).await;
+    page.hear().await;
+    the_box.event().await;
+    let offer = |sdp: &str| {
+        json!({"action": "signal", "to_peer_id": box_id, "data": {"type": "offer", "sdp": sdp}})
+            .to_string()
+    };
+    let room = 64 * 1024 - offer("").len();
+    page.say_text(&offer(&"x".repeat(room))).await;
+    page.say_text(&offer("small")).await;
+    let (from, form) = (PeerId::from(page_id), DataForm::Object);
+    let sdp = "small".to_owned();
+    let data = SignalData::Offer { sdp };
+    assert_eq!(the_box.event().await, Event::Signal { from, data, form });
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn garbage_costs_its_sender_and_nobody_else() {
     let server = Running::start(any_port()).await;
     let (mut one, _) = Page::enter(server.addr).await;
