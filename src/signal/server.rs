@@ -20,7 +20,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::messages::{ClientMessage, ServerMessage};
+use super::messages::{ClientMessage, MAX_MESSAGE, ServerMessage};
 use super::rate::TokenBucket;
 use super::swarm::{Outbound, SocketId, Swarms};
 use super::websocket_config;
@@ -246,6 +246,12 @@ impl State {
                 continue;
             };
             let text = message.to_json();
+            if text.len() > MAX_MESSAGE {
+                // A relayed signal is two bytes longer than it came (`from` for `to`). The box
+                // would hang up on it, and any page could cut it off from its viewers.
+                log::debug!("signalling server: dropped a signal that is too long to relay");
+                continue;
+            }
             if outbox.bytes + text.len() <= MAX_OUTBOX {
                 outbox.bytes += text.len();
                 outbox.waiting.push_back(text);
