@@ -1,6 +1,7 @@
 //! edgeseed
 pub mod budget;
 pub mod config;
+pub mod fetch;
 pub mod hls;
 pub mod ids;
 pub mod metrics;
