@@ -306,7 +306,10 @@ impl Connection {
             }
             progress |= self.outputs(now, context, &mut life);
             if !progress {
-                break;
+                self.settle(now, context);
+                if !self.outputs(now, context, &mut life) {
+                    break;
+                }
             }
         }
         if self.segments.is_empty() && self.share.is_some() && self.outstanding() == 0 {
@@ -348,6 +351,13 @@ impl Connection {
         let current = self.current(context);
         if let Some(channel) = &mut self.channel {
             channel.session.handle(now, input, current);
+        }
+    }
+
+    fn settle(&mut self, now: Instant, context: &Context) {
+        let (current, outstanding) = (self.current(context), self.outstanding());
+        if let Some(channel) = &mut self.channel {
+            channel.session.settle(now, outstanding, current);
         }
     }
 
