@@ -7,7 +7,7 @@
 // processes started here are ended.
 
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { access, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -202,6 +202,11 @@ const cases = {
       '--seconds', '30']);
   }),
 };
+
+await access(program).catch(() => {
+  console.error(`no program at ${program}: run "cargo build --release" first`);
+  process.exit(69);
+});
 
 let failed = 0;
 for (const name of chosen.length > 0 ? chosen : Object.keys(cases)) {
