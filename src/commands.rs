@@ -12,9 +12,9 @@ use crate::cli::Command;
 use crate::config::{Config, ConfigError};
 use crate::daemon::{Daemon, DaemonError};
 use crate::demo::{self, DemoError};
-use crate::fetch::FetchError;
-use crate::signal::SignalError;
+use crate::fetch::OriginError;
 use crate::signal::server::Server as SignalServer;
+use crate::signal::server::SignalError;
 use crate::{exit, systemd};
 
 mod probe;
@@ -36,7 +36,7 @@ pub enum Failure {
     /// The configuration has no `[signal-server]` to run alone.
     NoSignalServer(PathBuf),
     /// Something asked over HTTP did not answer as hoped.
-    Fetch(FetchError),
+    Fetch(OriginError),
     /// A daemon answered, but not like one.
     NotADaemon(String),
     /// The system does not give us what every program needs.
@@ -90,7 +90,9 @@ pub fn execute(command: Command) -> Result<(), Failure> {
         Command::Check { config } => check(&config),
         Command::Demo { listen } => runtime()?.block_on(async {
             let mut stop = Stop::new()?;
-            demo::run(listen, stop.requested()).await.map_err(Failure::Demo)
+            demo::run(listen, stop.requested())
+                .await
+                .map_err(Failure::Demo)
         }),
         Command::Signal { config, listen } => {
             runtime()?.block_on(signal_alone(config.as_deref(), listen))
@@ -130,7 +132,9 @@ async fn run(path: &Path) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
     let mut config = Config::load(path).map_err(Failure::Config)?;
-    let mut daemon = Daemon::build(config.clone()).await.map_err(Failure::Daemon)?;
+    let mut daemon = Daemon::build(config.clone())
+        .await
+        .map_err(Failure::Daemon)?;
     loop {
         log::info!(
             "edgeseed {}: {} channels, pages at http://{}/",
@@ -156,7 +160,9 @@ async fn run(path: &Path) -> Result<(), Failure> {
             }
             Err(error) => {
                 log::error!("the new configuration cannot be used, the old one stays: {error}");
-                Daemon::build(config.clone()).await.map_err(Failure::Daemon)?
+                Daemon::build(config.clone())
+                    .await
+                    .map_err(Failure::Daemon)?
             }
         };
     }

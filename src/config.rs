@@ -571,6 +571,17 @@ url = "wss://tracker.example.com/ws"
     }
 
     #[test]
+    fn the_sample_that_is_shipped_says_what_the_defaults_are() {
+        let sample = Config::parse(include_str!("../edgeseed.example.toml")).unwrap();
+        assert_eq!(sample.channels.len(), 1);
+        assert_eq!(sample.channels[0].window, DEFAULT_WINDOW);
+        assert_eq!(sample.peer, PeerConfig::default());
+        assert_eq!(sample.store, StoreConfig::default());
+        assert_eq!(sample.memory, MemoryConfig::default());
+        assert_eq!(sample.http, HttpConfig::default());
+    }
+
+    #[test]
     fn every_mistake_is_named_by_line_and_key() {
         let found = mistakes(
             "[[channel]]\nurl = \"ftp://x/y\"\nwindow = \"soon\"\n[signal]\nurl = 5\n[peer]\nmax-peers = 0\nmaxpeers = 3\n",

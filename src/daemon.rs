@@ -3,6 +3,7 @@
 
 mod meeting;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,12 +17,13 @@ use url::Url;
 
 use crate::budget::Budget;
 use crate::config::{Config, SignalConfig};
-use crate::fetch::{self, ChannelStatus, FetchError, OriginClient};
+use crate::fetch::{self, ChannelStatus, OriginClient, OriginError};
 use crate::http::{self, HttpError, SignalAddress};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerError, Peers};
+use crate::signal::client;
 use crate::signal::server::Server as SignalServer;
-use crate::signal::{SignalError, client};
+use crate::signal::server::SignalError;
 use crate::store::{Store, StoreError};
 use crate::{exit, systemd};
 
@@ -48,7 +50,7 @@ pub enum DaemonError {
     /// The pages' address cannot be had.
     Http(HttpError),
     /// The client towards the origin cannot be set up.
-    Fetch(FetchError),
+    Fetch(OriginError),
     /// Something that cannot happen.
     Bug(&'static str),
 }
@@ -180,7 +182,8 @@ impl Daemon {
             rest.spawn(named("the signalling server", server.run(meeting.clone())));
         }
         let mut channels = Vec::new();
-        let mut answers = Vec::new();
+        let mut answers = HashMap::new();
+        let spellers = Arc::new(meeting::Spellers::default());
         for channel in &self.config.channels {
             let numbers = self.metrics.channel(&channel.name);
             let (status_in, status) = watch::channel(ChannelStatus::default());
@@ -212,20 +215,23 @@ impl Daemon {
                     meeting.clone(),
                 ),
             ));
-            answers.push((channel.name.clone(), to_server));
-            rest.spawn(named(
-                "viewers' offers",
-                meeting::offers(channel.name.clone(), to_peers, commands.clone()),
-            ));
+            answers.insert(channel.name.clone(), to_server);
+            let (name, commands, known) = (
+                channel.name.clone(),
+                commands.clone(),
+                Arc::clone(&spellers),
+            );
+            rest.spawn(named("viewers' offers", async move {
+                meeting::offers(name, to_peers, commands, &known).await;
+            }));
             channels.push(http::Channel {
                 config: channel.clone(),
                 status,
             });
         }
-        rest.spawn(named(
-            "answers to viewers",
-            meeting::answers(peer_events, answers),
-        ));
+        rest.spawn(named("answers to viewers", async move {
+            meeting::answers(peer_events, answers, &spellers).await;
+        }));
         rest.spawn(named(
             "the pages",
             self.http.run(

@@ -16,14 +16,18 @@ const DEFAULT_FILTER: &str = "info,rtc=error";
 pub fn init() {
     let mut builder = Builder::from_env(Env::default().default_filter_or(DEFAULT_FILTER));
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.format(|out, record| {
-            writeln!(out, "<{}>{}", priority(record.level()), record.args())
-        });
+        builder
+            .format(|out, record| writeln!(out, "<{}>{}", priority(record.level()), record.args()));
     } else {
         builder.format(|out, record| {
             let style = out.default_level_style(record.level());
             let time = jiff::Timestamp::now().strftime("%H:%M:%S");
-            writeln!(out, "{time} {style}{:<5}{style:#} {}", level(record), record.args())
+            writeln!(
+                out,
+                "{time} {style}{:<5}{style:#} {}",
+                level(record),
+                record.args()
+            )
         });
     }
     // A second logger is refused; the first one goes on.

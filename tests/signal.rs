@@ -63,7 +63,7 @@ struct Page(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Page {
     async fn open(addr: SocketAddr) -> Self {
-        let (socket, _) = soon(connect_async(format!("ws://{addr}/any/path?x=1")))
+        let (socket, _) = soon(Box::pin(connect_async(format!("ws://{addr}/any/path?x=1"))))
             .await
             .unwrap();
         Self(socket)
@@ -111,13 +111,13 @@ impl Page {
 }
 
 /// The box's client, stopped when dropped.
-struct Box {
+struct Seeder {
     commands: mpsc::Sender<Command>,
     events: mpsc::Receiver<Event>,
     _stop: tokio_util::sync::DropGuard,
 }
 
-impl Box {
+impl Seeder {
     fn start(addr: SocketAddr) -> Self {
         let (commands, from_test) = mpsc::channel(8);
         let (to_test, events) = mpsc::channel(8);
@@ -161,7 +161,7 @@ fn connect(to: &str, initiator: bool) -> Value {
 #[tokio::test]
 async fn a_page_and_the_box_meet_and_answer_in_the_pages_form() {
     let server = Running::start(any_port()).await;
-    let mut the_box = Box::start(server.addr);
+    let mut the_box = Seeder::start(server.addr);
     let box_id = the_box.accepted().await.to_string();
     for form in [DataForm::Object, DataForm::Text] {
         let (mut page, page_id) = Page::enter(server.addr).await;
@@ -254,6 +254,28 @@ async fn data_is_relayed_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_signal_that_grows_beyond_the_bound_does_not_cost_the_box_its_session() {
+    let server = Running::start(any_port()).await;
+    let mut the_box = Seeder::start(server.addr);
+    let box_id = the_box.accepted().await.to_string();
+    let (mut page, page_id) = Page::enter(server.addr).await;
+    page.hear().await;
+    the_box.event().await;
+    let offer = |sdp: &str| {
+        json!({"action": "signal", "to_peer_id": box_id, "data": {"type": "offer", "sdp": sdp}})
+            .to_string()
+    };
+    let room = 64 * 1024 - offer("").len();
+    page.say_text(&offer(&"x".repeat(room))).await;
+    page.say_text(&offer("small")).await;
+    let (from, form) = (PeerId::from(page_id), DataForm::Object);
+    let sdp = "small".to_owned();
+    let data = SignalData::Offer { sdp };
+    assert_eq!(the_box.event().await, Event::Signal { from, data, form });
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn garbage_costs_its_sender_and_nobody_else() {
     let server = Running::start(any_port()).await;
     let (mut one, _) = Page::enter(server.addr).await;
@@ -319,7 +341,7 @@ async fn a_socket_that_does_not_read_is_dropped_and_its_sender_goes_on() {
 async fn the_box_comes_back_under_a_new_id_when_its_server_does() {
     let server = Running::start(any_port()).await;
     let addr = server.addr;
-    let mut the_box = Box::start(addr);
+    let mut the_box = Seeder::start(addr);
     let first = the_box.accepted().await;
     server.stop().await;
     assert_eq!(the_box.event().await, Event::Lost);
@@ -334,7 +356,7 @@ async fn the_box_comes_back_under_a_new_id_when_its_server_does() {
 #[tokio::test]
 async fn a_viewer_that_the_box_refuses_is_not_sent_to_it_again() {
     let server = Running::start(any_port()).await;
-    let mut the_box = Box::start(server.addr);
+    let mut the_box = Seeder::start(server.addr);
     the_box.accepted().await;
     let (mut page, page_id) = Page::enter(server.addr).await;
     page.hear().await;
@@ -366,7 +388,7 @@ async fn a_viewer_that_the_box_refuses_is_not_sent_to_it_again() {
 #[tokio::test]
 async fn a_foreign_server_with_integer_ids_is_understood() {
     let listener = TcpListener::bind(any_port()).await.unwrap();
-    let mut the_box = Box::start(listener.local_addr().unwrap());
+    let mut the_box = Seeder::start(listener.local_addr().unwrap());
     let (stream, _) = soon(listener.accept()).await.unwrap();
     let mut socket = soon(accept_async(stream)).await.unwrap();
     let enter = soon(socket.next()).await.unwrap().unwrap();

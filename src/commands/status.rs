@@ -1,22 +1,23 @@
 //! `edgeseed status`: ask a running daemon, print a table.
 
-use std::time::Duration;
-
 use serde_json::Value;
 use url::Url;
 
 use super::{Failure, say};
 use crate::fetch::OriginClient;
 
-/// A daemon on the same machine or LAN answers in milliseconds.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a status that are read: some 300 for each viewer, so thousands of viewers.
+const MAX_STATUS: usize = 4 << 20;
 
 pub(super) async fn print(base: &Url, json: bool) -> Result<(), Failure> {
     let url = base
         .join("/api/status")
         .map_err(|error| Failure::NotADaemon(format!("{base}: {error}")))?;
     let client = OriginClient::new().map_err(Failure::Fetch)?;
-    let text = client.text(&url, TIMEOUT).await.map_err(Failure::Fetch)?;
+    let text = client
+        .text(&url, MAX_STATUS)
+        .await
+        .map_err(Failure::Fetch)?;
     let status: Value = serde_json::from_str(&text)
         .map_err(|_| Failure::NotADaemon(format!("{url} answers with something else")))?;
     if json {
@@ -52,7 +53,16 @@ fn table(status: &Value) -> Vec<String> {
     }
     lines.push(format!(
         "{:<20} {:<9} {:>8} {:>10} {:>7} {:>11} {:>11} {:>7} {:>6} {:>5}",
-        "CHANNEL", "STATE", "SEGMENTS", "NEWEST", "BEHIND", "FROM ORIGIN", "TO VIEWERS", "HIT", "HELD", "LACK"
+        "CHANNEL",
+        "STATE",
+        "SEGMENTS",
+        "NEWEST",
+        "BEHIND",
+        "FROM ORIGIN",
+        "TO VIEWERS",
+        "HIT",
+        "HELD",
+        "LACK"
     ));
     for channel in status["channels"].as_array().into_iter().flatten() {
         lines.push(format!(

@@ -1,3 +1,6 @@
-//! What `edgeseed demo` starts.
+//! The sample channel and the box around it: what `edgeseed demo` shows.
 
 pub mod origin;
+mod run;
+
+pub use run::{DemoError, run};

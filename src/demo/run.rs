@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
 
-use super::origin::Origin;
+use super::origin::{DEFAULT_WINDOW, Origin};
 use crate::config::{
     ChannelConfig, Config, HttpConfig, MemoryConfig, PeerConfig, SignalConfig, SignalServerConfig,
     StoreConfig, Variants,
@@ -15,9 +15,6 @@ use crate::config::{
 use crate::daemon::{Daemon, DaemonError};
 use crate::exit;
 use crate::http::assets::WATCH_BUILT;
-
-/// Segments in the sample's playlist: 12 s, as many live packagers keep.
-const WINDOW: usize = 6;
 
 /// A few minutes of the sample; the rest is evicted as on any box.
 const STORE_SIZE: u64 = 64 << 20;
@@ -72,7 +69,7 @@ pub async fn run(listen: SocketAddr, stop: impl Future<Output = ()>) -> Result<(
         .tempdir()
         .map_err(DemoError::Store)?;
     let beside = SocketAddr::new(reachable(listen), 0);
-    let origin = Origin::bind(beside, WINDOW)
+    let origin = Origin::bind(beside, DEFAULT_WINDOW)
         .await
         .map_err(|error| DemoError::Origin(beside, error))?;
     let playlist = origin.playlist_url().clone();
@@ -82,7 +79,10 @@ pub async fn run(listen: SocketAddr, stop: impl Future<Output = ()>) -> Result<(
 
     println!("The sample channel:  {playlist}");
     println!("The box:             http://{}/", shown(daemon.http_addr()));
-    println!("Watch:               http://{}/watch", shown(daemon.http_addr()));
+    println!(
+        "Watch:               http://{}/watch",
+        shown(daemon.http_addr())
+    );
     if !WATCH_BUILT {
         println!("(this program was built without the watch page; the page says how to mend it)");
     }

@@ -94,11 +94,7 @@ impl Tracker {
     pub fn on_playlist(&mut self, load_started: Instant, playlist: &MediaPlaylist) -> Update {
         self.failures = 0;
         self.target_duration = playlist.target_duration;
-        let extent = Extent {
-            first: playlist.media_sequence,
-            newest: playlist.newest(),
-            endlist: playlist.endlist,
-        };
+        let extent = Extent::of(playlist);
         if self.is_stale_copy(playlist) {
             return Update {
                 wanted: Vec::new(),
@@ -166,27 +162,26 @@ impl Tracker {
     }
 
     /// Whether this is an older copy of what was loaded before, as the caches of a CDN hand out
-    /// at times: it begins before the last one, and at least half of it is the same as in that
-    /// one, in number, URI and duration. An encoder that starts anew overlaps with little or
+    /// at times: it begins or ends before the last one, and holds at least half of that one, with
+    /// the same numbers, URIs and durations. An encoder that starts anew overlaps with little or
     /// nothing.
     fn is_stale_copy(&self, playlist: &MediaPlaylist) -> bool {
         let Some(last) = self.last else { return false };
-        if playlist.media_sequence >= last.first || playlist.endlist {
+        if !last.is_ahead_of(playlist) || last.endlist {
             return false;
         }
-        let (mut same, mut other) = (0, 0);
+        let mut same = 0;
         for segment in &playlist.segments {
             match self.known.get(&segment.sequence) {
-                Some(known)
-                    if known.uri == segment.uri && known.duration == Some(segment.duration) =>
-                {
-                    same += usize::from(segment.sequence >= last.first);
+                Some(known) if known.uri != segment.uri => return false,
+                Some(known) if known.listed && known.duration == Some(segment.duration) => {
+                    same += 1;
                 }
-                Some(_) => other += 1,
-                None => {}
+                _ => {}
             }
         }
-        other == 0 && same * 2 >= playlist.segments.len() && same > 0
+        let listed = self.known.values().filter(|known| known.listed).count();
+        same > 0 && same * 2 >= listed
     }
 
     fn is_contradicted_by(&self, playlist: &MediaPlaylist) -> bool {
@@ -194,15 +189,17 @@ impl Tracker {
             let known = self.known.get(&segment.sequence);
             known.is_some_and(|known| known.uri != segment.uri)
         });
-        let jumped_back = match self.last {
-            Some(last) => playlist.media_sequence < last.first,
+        let restarted = match self.last {
+            // After an ENDLIST nothing is added: a list that differs is another one.
+            Some(last) if last.endlist => last != Extent::of(playlist),
+            Some(last) => last.is_ahead_of(playlist),
             // Only segments of an earlier run are known: none may be newer than the live edge.
             None => {
                 let newest = self.known.keys().next_back();
                 newest.is_some_and(|newest| Some(*newest) > playlist.newest())
             }
         };
-        renamed || jumped_back
+        renamed || restarted
     }
 
     /// Takes in what is listed, from the live edge backwards. Returns what is to be fetched.
@@ -278,6 +275,23 @@ impl Tracker {
             let known = self.known.remove(&sequence);
             expired.extend(expire(known.map(|known| (sequence, known))));
         }
+    }
+}
+
+impl Extent {
+    fn of(playlist: &MediaPlaylist) -> Self {
+        Self {
+            first: playlist.media_sequence,
+            newest: playlist.newest(),
+            endlist: playlist.endlist,
+        }
+    }
+
+    /// Whether the numbers of `playlist` go back from here. One without segments says nothing
+    /// about its end.
+    fn is_ahead_of(&self, playlist: &MediaPlaylist) -> bool {
+        let newest = playlist.newest();
+        playlist.media_sequence < self.first || (newest.is_some() && newest < self.newest)
     }
 }
 
@@ -428,6 +442,26 @@ mod tests {
         assert!(!update.epoch_changed && !update.changed);
         assert!(update.wanted.is_empty() && update.expired.is_empty());
         assert_eq!(wanted(&tracker.on_playlist(now, &numbered(11, 4))), [14]);
+    }
+
+    #[test]
+    fn a_list_that_lost_its_last_line_changes_nothing_but_one_that_begins_again_does() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(WINDOW);
+        tracker.on_playlist(now, &numbered(0, 5));
+        assert!(!tracker.on_playlist(now, &numbered(0, 4)).changed);
+        assert!(tracker.on_playlist(now, &numbered(0, 1)).epoch_changed);
+    }
+
+    #[test]
+    fn a_stream_that_goes_on_after_its_end_is_a_new_epoch() {
+        let now = Instant::now();
+        let mut tracker = Tracker::new(WINDOW);
+        let mut ended = numbered(0, 3);
+        ended.endlist = true;
+        tracker.on_playlist(now, &ended);
+        assert!(!tracker.on_playlist(now, &ended).epoch_changed);
+        assert!(tracker.on_playlist(now, &numbered(0, 3)).epoch_changed);
     }
 
     #[test]

@@ -82,7 +82,10 @@ impl Collector for Numbers {
                 .flat_map(|(kind, results)| {
                     [
                         (vec![("kind", kind), ("result", "ok")], results.ok.get()),
-                        (vec![("kind", kind), ("result", "error")], results.error.get()),
+                        (
+                            vec![("kind", kind), ("result", "error")],
+                            results.error.get(),
+                        ),
                     ]
                 })
                 .collect()
@@ -142,7 +145,9 @@ impl Collector for Numbers {
             out,
             "process_resident_memory_bytes",
             "Resident memory of this process.",
-            resident_bytes().and_then(|b| i64::try_from(b).ok()).unwrap_or(0),
+            resident_bytes()
+                .and_then(|b| i64::try_from(b).ok())
+                .unwrap_or(0),
         )
     }
 }
@@ -185,12 +190,7 @@ impl Numbers {
     }
 }
 
-fn gauge(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    value: i64,
-) -> fmt::Result {
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
     ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{Sources, metrics};
-use crate::fetch::ChannelStatus;
+use crate::fetch::{ChannelState, ChannelStatus};
 use crate::ids::{ChannelId, ChannelName, MediaSequence};
 use crate::peer::{Command, PeerStatus};
 
@@ -64,7 +64,7 @@ pub(super) fn problems(sources: &Sources) -> Vec<String> {
     let mut problems = Vec::new();
     for channel in &sources.channels {
         let name = &channel.config.name;
-        if let Some(problem) = channel.status.borrow().problem() {
+        if let Some(problem) = problem(&channel.status.borrow()) {
             problems.push(format!("channel {name}: {problem}"));
         }
         let numbers = sources.metrics.channel(name);
@@ -73,6 +73,14 @@ pub(super) fn problems(sources: &Sources) -> Vec<String> {
         }
     }
     problems
+}
+
+fn problem(status: &ChannelStatus) -> Option<String> {
+    match (&status.failure, status.state) {
+        (Some(failure), _) => Some(failure.error.clone()),
+        (None, ChannelState::Starting) => Some("no playlist has been loaded yet".into()),
+        (None, _) => None,
+    }
 }
 
 /// The state of everything.
@@ -92,7 +100,11 @@ pub(super) async fn status(sources: &Sources) -> Status {
             bytes: sources.metrics.store_bytes.get(),
             max_bytes: sources.store_max,
         },
-        channels: sources.channels.iter().map(|c| channel(sources, c)).collect(),
+        channels: sources
+            .channels
+            .iter()
+            .map(|c| channel(sources, c))
+            .collect(),
         peers: peers(sources).await,
     }
 }

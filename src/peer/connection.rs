@@ -26,7 +26,9 @@ use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
 use crate::ids::MediaSequence;
 use crate::metrics::{ChannelMetrics, Metrics};
-use crate::session::{Answer, CloseReason, Found, Input, Output, RequestId, Session, SessionConfig};
+use crate::session::{
+    Answer, CloseReason, Found, Input, Output, RequestId, Session, SessionConfig,
+};
 use crate::store::{self, Segment, Store};
 use crate::wire::MAX_TEXT;
 
@@ -260,7 +262,10 @@ impl Connection {
             .channel
             .as_ref()
             .and_then(|channel| channel.session.next_timeout());
-        [self.rtc.poll_timeout(), session].into_iter().flatten().min()
+        [self.rtc.poll_timeout(), session]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does everything that can be done now: events, messages, answers, packets, datagrams.
@@ -301,7 +306,10 @@ impl Connection {
             }
             progress |= self.outputs(now, context, &mut life);
             if !progress {
-                break;
+                self.settle(now, context);
+                if !self.outputs(now, context, &mut life) {
+                    break;
+                }
             }
         }
         if self.segments.is_empty() && self.share.is_some() && self.outstanding() == 0 {
@@ -346,6 +354,13 @@ impl Connection {
         }
     }
 
+    fn settle(&mut self, now: Instant, context: &Context) {
+        let (current, outstanding) = (self.current(context), self.outstanding());
+        if let Some(channel) = &mut self.channel {
+            channel.session.settle(now, outstanding, current);
+        }
+    }
+
     /// The newest media sequence number that a viewer of this channel can get.
     fn current(&self, context: &Context) -> Option<MediaSequence> {
         context.store.newest(&self.key.channel)
@@ -378,7 +393,10 @@ impl Connection {
                 Output::Refused(reason) => {
                     context.metrics.refused_messages.add(1);
                     if !std::mem::replace(&mut self.told_of_bad_message, true) {
-                        log::warn!("{}: refused {reason}; further ones go unmentioned", self.key);
+                        log::warn!(
+                            "{}: refused {reason}; further ones go unmentioned",
+                            self.key
+                        );
                     }
                 }
                 Output::Close(reason) => {
@@ -400,7 +418,10 @@ impl Connection {
         sequence: Option<MediaSequence>,
         context: &Context,
     ) -> Found {
-        match context.store.find(&self.key.channel, uri.as_str(), sequence) {
+        match context
+            .store
+            .find(&self.key.channel, uri.as_str(), sequence)
+        {
             store::Found::Ready(segment) => {
                 if self.share.is_none() {
                     self.share = context.budget.try_take(context.session.window);

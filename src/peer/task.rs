@@ -308,9 +308,7 @@ impl Task {
                     Life::Over("its channel did not open in time")
                 } else {
                     self.context.metrics.peers_unreached.add(1);
-                    Life::Over(
-                        "it never reached us: does its browser allow local network access?",
-                    )
+                    Life::Over("it never reached us: does its browser allow local network access?")
                 };
             }
             match life {
@@ -327,9 +325,7 @@ impl Task {
                 }
                 Life::Over(why) => {
                     connection.close();
-                    connection
-                        .drive(now, &mut self.socket, &self.context)
-                        .await;
+                    connection.drive(now, &mut self.socket, &self.context).await;
                     self.remove(slot, why);
                 }
             }

@@ -37,6 +37,16 @@ const MAX_BAD_MESSAGES: u8 = 16;
 /// and well below what a viewer would notice.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
 
+/// Silence after which bytes that should have been acknowledged are asked about with a KEEPALIVE.
+/// The stack's own retransmission timer is at least 1 s, half of a viewer's patience; the receiver
+/// acknowledges the small extra message at once and thereby shows the gap (stack.md, "Known
+/// traps"). Acknowledgements on a LAN take a few milliseconds, delayed ones 20 ms in browsers.
+const PROBE_AFTER: Duration = Duration::from_millis(60);
+
+/// KEEPALIVEs in one silence: fast retransmission wants a gap reported three times (RFC 9260
+/// section 7.2.4). One to spare; after that the viewer is away, and the timer is right.
+const MAX_PROBES: u8 = 4;
+
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionConfig {
@@ -158,8 +168,17 @@ pub struct Session {
     outputs: Deque<Output, MAX_OUTPUTS>,
     next_id: u32,
     bad_messages: u8,
+    progress: Progress,
     stopping: bool,
     closed: bool,
+}
+
+/// When bytes were last seen to be acknowledged.
+#[derive(Debug)]
+struct Progress {
+    outstanding: usize,
+    probe_at: Option<Instant>,
+    probes: u8,
 }
 
 impl Session {
@@ -172,6 +191,11 @@ impl Session {
             outputs: Deque::new(),
             next_id: 0,
             bad_messages: 0,
+            progress: Progress {
+                outstanding: 0,
+                probe_at: None,
+                probes: 0,
+            },
             stopping: false,
             closed: false,
         }
@@ -201,9 +225,31 @@ impl Session {
         self.ask_again(|w| matches!(w.state, WaitState::Held { retry_at: Some(at) } if now >= at));
     }
 
+    /// Takes how many bytes are outstanding once everything has been polled: as long as their
+    /// number falls all is well; when it stands still, the peer is probed.
+    pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
+        let progress = &mut self.progress;
+        if outstanding == 0 {
+            progress.probe_at = None;
+        } else if outstanding != progress.outstanding || progress.probe_at.is_none() {
+            if outstanding < progress.outstanding || progress.outstanding == 0 {
+                progress.probes = 0;
+            }
+            progress.probe_at = (progress.probes < MAX_PROBES).then_some(now + PROBE_AFTER);
+        } else if progress.probe_at.is_some_and(|at| now >= at) {
+            progress.probes += 1;
+            progress.probe_at = (progress.probes < MAX_PROBES).then_some(now + PROBE_AFTER);
+            if !self.closed {
+                self.push(Output::Send(Message::Keepalive { current }));
+            }
+        }
+        self.progress.outstanding = outstanding;
+    }
+
     /// When [`Session::handle_timeout`] is due, if at all.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.waiting
+        let held = self
+            .waiting
             .iter()
             .filter_map(|w| match w.state {
                 WaitState::Held { retry_at } => {
@@ -212,7 +258,8 @@ impl Session {
                 }
                 WaitState::Asked { .. } | WaitState::Ready { .. } => None,
             })
-            .min()
+            .min();
+        [held, self.progress.probe_at].into_iter().flatten().min()
     }
 
     /// The next thing to do, while `outstanding` bytes are on their way to the peer.

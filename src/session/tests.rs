@@ -275,3 +275,44 @@ fn a_stop_finishes_what_is_being_sent_and_lacks_the_rest() {
     f.outstanding = 0;
     assert_eq!(f.drain(), [Output::Close(CloseReason::Stopped)]);
 }
+
+fn probes(outputs: &[Output]) -> usize {
+    outputs
+        .iter()
+        .filter(|output| matches!(output, Output::Send(Message::Keepalive { .. })))
+        .count()
+}
+
+#[test]
+fn bytes_that_are_not_acknowledged_are_asked_about_a_few_times() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Ready { size: 3000 });
+    f.drain();
+    let mut sent = 0;
+    for _ in 0..100 {
+        f.session.settle(f.now, f.outstanding, CURRENT);
+        sent += probes(&f.drain());
+        f.advance(20);
+    }
+    assert_eq!(sent, usize::from(MAX_PROBES));
+}
+
+#[test]
+fn while_acknowledgements_come_nothing_is_probed() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(Found::Ready { size: 3000 });
+    f.drain();
+    while f.outstanding > 0 {
+        f.session.settle(f.now, f.outstanding, CURRENT);
+        assert_eq!(probes(&f.drain()), 0);
+        f.advance(50);
+        f.outstanding -= 100;
+    }
+    f.session.settle(f.now, 0, CURRENT);
+    f.advance(10_000);
+    f.session.settle(f.now, 0, CURRENT);
+    assert!(f.drain().is_empty());
+    assert_eq!(f.session.next_timeout(), None);
+}

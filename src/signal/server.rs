@@ -20,7 +20,7 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::messages::{ClientMessage, ServerMessage};
+use super::messages::{ClientMessage, MAX_MESSAGE, ServerMessage};
 use super::rate::TokenBucket;
 use super::swarm::{Outbound, SocketId, Swarms};
 use super::websocket_config;
@@ -246,6 +246,12 @@ impl State {
                 continue;
             };
             let text = message.to_json();
+            if text.len() > MAX_MESSAGE {
+                // A relayed signal is two bytes longer than it came (`from` for `to`). The box
+                // would hang up on it, and any page could cut it off from its viewers.
+                log::debug!("signalling server: dropped a signal that is too long to relay");
+                continue;
+            }
             if outbox.bytes + text.len() <= MAX_OUTBOX {
                 outbox.bytes += text.len();
                 outbox.waiting.push_back(text);
@@ -300,7 +306,8 @@ impl Drop for Seat {
 async fn serve(stream: TcpStream, hub: Arc<Hub>, stop: CancellationToken) -> String {
     // Messages are small and somebody waits for each; without it is slower, not wrong.
     let _ = stream.set_nodelay(true);
-    let handshake = accept_async_with_config(stream, Some(websocket_config()));
+    // Apart, so that its state does not stay with the socket.
+    let handshake = Box::pin(accept_async_with_config(stream, Some(websocket_config())));
     let mut socket = tokio::select! {
         () = stop.cancelled() => return "the server stops".to_owned(),
         done = timeout(HANDSHAKE_WITHIN, handshake) => match done {

@@ -333,6 +333,18 @@ impl<S: Stored> Index<S> {
         summary
     }
 
+    /// The highest number that is stored of one rendition.
+    pub(super) fn newest(
+        &self,
+        name: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> Option<MediaSequence> {
+        let mut entries = self.channels.get(name)?.of_rendition(rendition).rev();
+        entries
+            .find(|(_, entry)| entry.ready().is_some())
+            .map(|((_, sequence), _)| *sequence)
+    }
+
     /// Bytes of all stored files.
     pub(super) fn used(&self) -> u64 {
         self.used

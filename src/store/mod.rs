@@ -33,7 +33,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::watch;
-use url::Url;
 
 pub use self::error::StoreError;
 use self::index::{Index, Lookup};
@@ -125,8 +124,8 @@ impl Store {
         Ok(store)
     }
 
-    /// Says which playlists the renditions of a channel stand for, in their order. Where they
-    /// differ from what the stored segments came from, those are deleted. Call before anything is
+    /// Says which playlists the renditions of a channel stand for, in their order. Where that
+    /// differs from where the stored segments came from, those are deleted. Call before anything is
     /// announced.
     ///
     /// # Errors
@@ -134,10 +133,10 @@ impl Store {
     pub async fn set_sources(
         &self,
         channel: &ChannelName,
-        playlists: &[Url],
+        playlists: &[String],
     ) -> Result<(), StoreError> {
         let folder = self.inner.folder(channel);
-        let text: String = playlists.iter().map(|url| format!("{url}\n")).collect();
+        let text: String = playlists.iter().map(|name| format!("{name}\n")).collect();
         let same = files::blocking(move || files::note_sources(&folder, &text)).await?;
         if !same {
             let removed = self.inner.index().clear(channel);
@@ -225,6 +224,15 @@ impl Store {
     /// The highest number that is stored of the channel, over all renditions.
     pub fn newest(&self, channel: &ChannelName) -> Option<MediaSequence> {
         self.summary(channel).newest
+    }
+
+    /// The highest number that is stored of one rendition.
+    pub fn newest_of(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> Option<MediaSequence> {
+        self.inner.index().newest(channel, rendition)
     }
 
     /// Grows whenever a [`Self::find`] may answer differently.

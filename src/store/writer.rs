@@ -225,3 +225,107 @@ fn tag(announced: &Announced) -> u32 {
     let salted = crc32c::crc32c_append(nanos, &count.to_le_bytes());
     crc32c::crc32c_append(salted, announced.uri.as_str().as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::{Found, Store};
+    use super::*;
+    use crate::config::StoreConfig;
+    use crate::ids::{MediaSequence, RenditionIndex};
+
+    fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
+        let channel = ChannelName::from("news");
+        let config = StoreConfig {
+            dir: dir.into(),
+            max_size: 4 << 20,
+            min_free,
+        };
+        let store = Store::open(config, [channel.clone()], Arc::default()).unwrap();
+        let announced = Announced {
+            rendition: RenditionIndex(0),
+            uri: "1.ts".into(),
+            sequence: MediaSequence(1),
+        };
+        store.announce(&channel, std::slice::from_ref(&announced));
+        (store, channel, announced)
+    }
+
+    fn files(dir: &Path) -> usize {
+        std::fs::read_dir(dir.join("news")).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn more_or_fewer_bytes_than_promised_are_never_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, channel, announced) = store(dir.path(), 0);
+        let mut writer = store.begin(&channel, &announced, Some(300_000)).unwrap();
+        writer.write(&vec![1; 299_999]).await.unwrap();
+        let error = writer.commit().await.unwrap_err();
+        assert!(matches!(error, StoreError::Length { got: 299_999, .. }));
+        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+        let error = writer.write(b"four").await.unwrap_err();
+        assert!(matches!(error, StoreError::Length { got: 4, .. }));
+        drop(writer);
+        let writer = store.begin(&channel, &announced, None).unwrap();
+        let error = writer.commit().await.unwrap_err();
+        assert!(matches!(error, StoreError::Empty));
+        assert_eq!(files(dir.path()), 0);
+        let found = store.find(&channel, "1.ts", None);
+        assert!(matches!(found, Found::Coming), "it may be tried again");
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_dropped_leaves_no_file_and_no_reservation() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, channel, announced) = store(dir.path(), 0);
+        for _ in 0..3 {
+            let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
+            writer.write(&vec![1; 1 << 20]).await.unwrap();
+            assert_eq!(files(dir.path()), 1);
+        }
+        assert_eq!(files(dir.path()), 0);
+    }
+
+    #[tokio::test]
+    async fn the_quota_and_the_free_space_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (quota, channel, announced) = store(dir.path(), 0);
+        let error = quota
+            .begin(&channel, &announced, Some(5 << 20))
+            .unwrap_err();
+        assert!(matches!(error, StoreError::NoRoom { .. }));
+        let mut writer = quota.begin(&channel, &announced, None).unwrap();
+        let error = loop {
+            if let Err(error) = writer.write(&vec![1; 1 << 20]).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, StoreError::NoRoom { .. }));
+        let (full, channel, announced) = store(dir.path(), u64::MAX);
+        let error = full.begin(&channel, &announced, Some(1)).unwrap_err();
+        assert!(matches!(error, StoreError::NoRoom { .. }));
+    }
+
+    #[tokio::test]
+    async fn what_expires_while_it_is_written_is_not_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, channel, announced) = store(dir.path(), 0);
+        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+        writer.write(b"old").await.unwrap();
+        let expired = (
+            announced.rendition,
+            announced.sequence,
+            announced.uri.clone(),
+        );
+        store.expire(&channel, &[expired]);
+        store.announce(&channel, std::slice::from_ref(&announced));
+        let error = writer.commit().await.unwrap_err();
+        assert!(matches!(error, StoreError::NotWanted));
+        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+        writer.write(b"new").await.unwrap();
+        let segment = writer.commit().await.unwrap();
+        assert_eq!(segment.bytes(0..3), b"new");
+    }
+}

@@ -54,6 +54,11 @@ pub enum Event {
 /// What we send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
+    /// KEEPALIVE
+    Keepalive {
+        /// The newest media sequence number that we hold.
+        current: Option<MediaSequence>,
+    },
     /// KEEPALIVE-ACK
     KeepaliveAck {
         /// The newest media sequence number that we hold.
@@ -169,6 +174,10 @@ impl Message {
             current: None,
         };
         match self {
+            Self::Keepalive { current } => {
+                out.event = "KEEPALIVE";
+                out.current = *current;
+            }
             Self::KeepaliveAck { current } => {
                 out.event = "KEEPALIVE-ACK";
                 out.current = *current;

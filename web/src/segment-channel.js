@@ -44,15 +44,17 @@ export class SegmentChannel {
 
   /**
    * Resolves with { data, first }: an ArrayBuffer, and when its header came (performance.now()).
-   * Rejects with a Refusal. When `signal` aborts, its reason is the refusal's; an answer that was
-   * already asked for is still received, and thrown away, before the next REQUEST goes out.
+   * Rejects with a Refusal. When `signal` aborts, its reason is the refusal's; the answer that was
+   * asked for is still received, and thrown away. Until then the channel refuses as busy: whoever
+   * was late once is not waited for a second time.
    */
   request({ url, sn }, signal) {
     return new Promise((resolve, reject) => {
       if (!this.open) return reject(new Refusal('closed'));
-      if (this.#waiting.length >= MAX_WAITING) return reject(new Refusal('busy'));
-      const ask = { url, sn, resolve, reject, body: null };
+      if (this.#asked?.abandoned || this.#waiting.length >= MAX_WAITING) return reject(new Refusal('busy'));
+      const ask = { url, sn, resolve, reject, body: null, abandoned: false };
       signal?.addEventListener('abort', () => {
+        ask.abandoned = true;
         this.#waiting = this.#waiting.filter((other) => other !== ask);
         reject(new Refusal(signal.reason));
       });

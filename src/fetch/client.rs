@@ -1,0 +1,449 @@
+//! The HTTP client towards the origin: bounded in size and time, and its errors in the words of
+//! whoever has to mend the origin, the network or the configuration.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+};
+use reqwest::{Response, StatusCode, Version};
+use url::Url;
+
+use crate::hls::{self, Playlist, PlaylistError};
+
+/// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
+pub const MAX_PLAYLIST: usize = 2 << 20;
+/// Bytes of a segment at most: 10 s at 50 Mbit/s.
+pub const MAX_SEGMENT: u64 = 64 << 20;
+
+/// A connection takes one round trip; five seconds is a dead address.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silence for as long as a long segment lasts: what comes after that is of no use to anybody.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a whole playlist; it is small.
+const PLAYLIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a whole segment, so that one that trickles does not hold its place for ever.
+const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// CDNs need one or two.
+const MAX_REDIRECTS: usize = 5;
+
+/// The client; clones share its connections.
+#[derive(Clone, Debug)]
+pub struct OriginClient {
+    http: reqwest::Client,
+}
+
+/// What tells the origin which copy of a playlist we have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Validators {
+    etag: Option<HeaderValue>,
+    last_modified: Option<HeaderValue>,
+}
+
+/// The answer to a request for a playlist.
+#[derive(Debug)]
+pub enum Loaded {
+    /// 304: the copy that the validators stand for is current.
+    Unchanged,
+    /// A playlist.
+    Changed(LoadedPlaylist),
+}
+
+/// A playlist as it came.
+#[derive(Debug)]
+pub struct LoadedPlaylist {
+    /// What is in it; its addresses are resolved against the final one, after redirects.
+    pub playlist: Playlist,
+    /// For the next request.
+    pub validators: Validators,
+    /// Bytes of its text.
+    pub bytes: usize,
+}
+
+/// A segment that is arriving.
+#[derive(Debug)]
+pub struct SegmentBody {
+    response: Response,
+    length: Option<u64>,
+    received: u64,
+}
+
+/// What went wrong with the origin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum OriginError {
+    /// The name of the host cannot be resolved.
+    Dns(String),
+    /// The host answers, but not on that port.
+    Refused(String),
+    /// No connection for another reason.
+    Connect(String),
+    /// It took too long.
+    Timeout,
+    /// No trust between us and the host.
+    Tls(String),
+    /// Another status than 200 (and 304 where asked for).
+    Status(u16),
+    /// More redirects than are followed.
+    Redirects,
+    /// More bytes than are taken.
+    TooLarge {
+        /// How many are taken.
+        limit: u64,
+    },
+    /// The connection broke off inside the answer.
+    Truncated {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that were promised, if any were.
+        expected: Option<u64>,
+    },
+    /// A page in place of a segment, as sign-in portals send.
+    NotMedia(String),
+    /// A multivariant playlist where a media playlist was.
+    NotMediaPlaylist,
+    /// The playlist does not make sense.
+    Playlist(PlaylistError),
+    /// Anything else.
+    Other(String),
+}
+
+impl fmt::Display for OriginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(detail) => {
+                write!(
+                    f,
+                    "the host's name cannot be resolved ({detail}): check the url and the DNS"
+                )
+            }
+            Self::Refused(host) => write!(f, "{host} refuses connections: is the server running?"),
+            Self::Connect(detail) => write!(f, "no connection: {detail}"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Tls(detail) => write!(f, "no trusted connection: {detail}"),
+            Self::Status(code) => {
+                let known = StatusCode::from_u16(*code).ok();
+                let reason = known.and_then(|status| status.canonical_reason());
+                write!(f, "answered {code} {}", reason.unwrap_or_default())
+            }
+            Self::Redirects => write!(f, "redirects more than {MAX_REDIRECTS} times"),
+            Self::TooLarge { limit } => write!(f, "larger than the {limit} bytes that are taken"),
+            Self::Truncated {
+                got,
+                expected: Some(expected),
+            } => write!(f, "broke off after {got} of {expected} bytes"),
+            Self::Truncated {
+                got,
+                expected: None,
+            } => write!(f, "broke off after {got} bytes"),
+            Self::NotMedia(kind) => write!(f, "answered with {kind} in place of a segment"),
+            Self::NotMediaPlaylist => f.write_str("is a multivariant playlist, not a media one"),
+            Self::Playlist(error) => error.fmt(f),
+            Self::Other(detail) => f.write_str(detail),
+        }
+    }
+}
+
+impl std::error::Error for OriginError {}
+
+impl OriginClient {
+    /// A client that trusts the system's certificate authorities. Where there are none it can
+    /// still be used for `http`.
+    ///
+    /// # Errors
+    /// [`OriginError::Other`] if TLS cannot be set up at all.
+    pub fn new() -> Result<Self, OriginError> {
+        // reqwest asks for a provider of the process. A second one is refused, which is fine: it
+        // is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("edgeseed/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(IDLE_TIMEOUT)
+                .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
+                // Tokens in one address are nobody's business at the next.
+                .referer(false)
+                .tcp_nodelay(true)
+        };
+        let http = builder().build().or_else(|error| {
+            log::warn!(
+                "no certificate authorities ({}): origins over https will fail; install \
+                 ca-certificates",
+                innermost(&error)
+            );
+            builder().tls_certs_only([]).build()
+        });
+        Ok(Self {
+            http: http.map_err(|error| OriginError::Other(innermost(&error)))?,
+        })
+    }
+
+    /// Loads and reads a playlist.
+    ///
+    /// # Errors
+    /// [`OriginError`]; what came of an answer that broke off is not looked at.
+    pub async fn playlist(
+        &self,
+        url: &Url,
+        validators: &Validators,
+    ) -> Result<Loaded, OriginError> {
+        let mut headers = HeaderMap::new();
+        let conditions = [
+            (IF_NONE_MATCH, &validators.etag),
+            (IF_MODIFIED_SINCE, &validators.last_modified),
+        ];
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+        let request = self.http.get(url.clone()).headers(headers);
+        let response = request.timeout(PLAYLIST_TIMEOUT).send().await;
+        let response = response.map_err(|error| before_body(&error, url))?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if *validators != Validators::default() => {
+                return Ok(Loaded::Unchanged);
+            }
+            other => return Err(OriginError::Status(other.as_u16())),
+        }
+        let validators = Validators {
+            etag: response.headers().get(ETAG).cloned(),
+            last_modified: response.headers().get(LAST_MODIFIED).cloned(),
+        };
+        let base = response.url().clone();
+        let open_ended = is_open_ended(&response);
+        let body = read_all(response, MAX_PLAYLIST).await?;
+        let bytes = body.len();
+        let mut text = String::from_utf8_lossy(&body);
+        if open_ended && let Some(end) = text.rfind('\n') {
+            text.to_mut().truncate(end + 1);
+        }
+        let playlist = hls::parse(&text, &base).map_err(OriginError::Playlist)?;
+        Ok(Loaded::Changed(LoadedPlaylist {
+            playlist,
+            validators,
+            bytes,
+        }))
+    }
+
+    /// Loads a small text, such as the status of a box.
+    ///
+    /// # Errors
+    /// [`OriginError`], also for one of more than `limit` bytes.
+    pub async fn text(&self, url: &Url, limit: usize) -> Result<String, OriginError> {
+        let request = self.http.get(url.clone()).timeout(PLAYLIST_TIMEOUT);
+        let response = request.send().await;
+        let response = response.map_err(|error| before_body(&error, url))?;
+        if response.status() != StatusCode::OK {
+            return Err(OriginError::Status(response.status().as_u16()));
+        }
+        let body = read_all(response, limit).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Asks for a segment; its bytes follow from [`SegmentBody::next`].
+    ///
+    /// # Errors
+    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`].
+    pub async fn segment(&self, url: &Url) -> Result<SegmentBody, OriginError> {
+        let request = self.http.get(url.clone()).timeout(SEGMENT_TIMEOUT);
+        // Media does not compress, and only the plain length can be checked.
+        let request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let response = request.send().await;
+        let response = response.map_err(|error| before_body(&error, url))?;
+        if response.status() != StatusCode::OK {
+            return Err(OriginError::Status(response.status().as_u16()));
+        }
+        let kind = response.headers().get(CONTENT_TYPE);
+        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if kind.starts_with("text/html") {
+            return Err(OriginError::NotMedia("an HTML page".into()));
+        }
+        let length = response.content_length();
+        if length.is_some_and(|length| length > MAX_SEGMENT) {
+            return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
+        }
+        Ok(SegmentBody {
+            response,
+            length,
+            received: 0,
+        })
+    }
+}
+
+impl SegmentBody {
+    /// `Content-Length`, if the origin says.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Bytes received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// The next bytes; `None` once the segment is whole.
+    ///
+    /// # Errors
+    /// [`OriginError::Truncated`], [`OriginError::Timeout`] or [`OriginError::TooLarge`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
+        let bytes = self.response.chunk().await;
+        match bytes.map_err(|error| inside_body(&error, self.received, self.length))? {
+            Some(bytes) => {
+                self.received += bytes.len() as u64;
+                if self.received > MAX_SEGMENT {
+                    return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
+                }
+                Ok(Some(bytes))
+            }
+            None if self.length.is_some_and(|length| length != self.received) => {
+                Err(OriginError::Truncated {
+                    got: self.received,
+                    expected: self.length,
+                })
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+/// An address for logs and pages: without its query, where tokens are, and without a password.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Neither fails for http and https.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
+/// Whether the end of the body is just the end of the connection, so that a cut cannot be told
+/// from the end. The last line of such a playlist counts only if it is terminated, or half a URI
+/// would be fetched. (The length of a compressed body is not shown to us; that it is not open
+/// ended shows in `Connection`.)
+fn is_open_ended(response: &Response) -> bool {
+    let headers = response.headers();
+    let closes = headers.get(CONNECTION).is_some_and(|value| {
+        let value = value.to_str().unwrap_or_default();
+        value.eq_ignore_ascii_case("close")
+    });
+    let framed = response.content_length().is_some() || headers.contains_key(TRANSFER_ENCODING);
+    match response.version() {
+        Version::HTTP_09 | Version::HTTP_10 => !framed,
+        Version::HTTP_11 => !framed && closes,
+        _ => false,
+    }
+}
+
+async fn read_all(mut response: Response, limit: usize) -> Result<Bytes, OriginError> {
+    let length = response.content_length();
+    let too_large = OriginError::TooLarge {
+        limit: limit as u64,
+    };
+    if length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large);
+    }
+    let mut body = BytesMut::new();
+    loop {
+        let bytes = response.chunk().await;
+        match bytes.map_err(|error| inside_body(&error, body.len() as u64, length))? {
+            Some(bytes) if body.len() + bytes.len() > limit => return Err(too_large),
+            Some(bytes) => body.extend_from_slice(&bytes),
+            None => return Ok(body.freeze()),
+        }
+    }
+}
+
+fn before_body(error: &reqwest::Error, url: &Url) -> OriginError {
+    let host = url.host_str().unwrap_or_default();
+    if error.is_redirect() {
+        return OriginError::Redirects;
+    }
+    if error.is_timeout() {
+        return OriginError::Timeout;
+    }
+    if error.is_dns() {
+        return OriginError::Dns(host.into());
+    }
+    for source in sources(error) {
+        let Some(error) = source.downcast_ref::<io::Error>() else {
+            continue;
+        };
+        let inner = error.get_ref();
+        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            return OriginError::Tls(explain_tls(tls));
+        }
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            let port = url.port_or_known_default().unwrap_or_default();
+            return OriginError::Refused(format!("{host}:{port}"));
+        }
+    }
+    match error.is_connect() {
+        true => OriginError::Connect(innermost(error)),
+        false => OriginError::Other(innermost(error)),
+    }
+}
+
+fn inside_body(error: &reqwest::Error, got: u64, expected: Option<u64>) -> OriginError {
+    match error.is_timeout() {
+        true => OriginError::Timeout,
+        false => OriginError::Truncated { got, expected },
+    }
+}
+
+fn explain_tls(error: &rustls::Error) -> String {
+    use rustls::CertificateError as Bad;
+    let clock = matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            Bad::NotValidYet
+                | Bad::NotValidYetContext { .. }
+                | Bad::Expired
+                | Bad::ExpiredContext { .. }
+        )
+    );
+    // A box without a battery-backed clock starts in the past.
+    match clock {
+        true => format!("{error}; is this machine's clock set?"),
+        false => error.to_string(),
+    }
+}
+
+fn sources<'a>(
+    error: &'a reqwest::Error,
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&source| source.source())
+}
+
+/// The last cause: what reqwest puts before it ("error sending request for url ...") repeats the
+/// address with its tokens.
+fn innermost(error: &reqwest::Error) -> String {
+    match sources(error).last() {
+        Some(source) => source.to_string(),
+        None => "the request cannot be made".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_passwords_are_not_shown() {
+        let url = Url::parse("https://me:secret@cdn/x/i.m3u8?token=1#a").unwrap();
+        assert_eq!(shown(&url), "https://cdn/x/i.m3u8");
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_points_at_the_clock() {
+        let error = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYet);
+        assert!(explain_tls(&error).contains("clock"));
+    }
+}

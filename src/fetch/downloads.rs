@@ -1,0 +1,261 @@
+//! The segments of one rendition that are to be fetched: a few at a time, the most useful first,
+//! each once, and again only if it failed.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use url::Url;
+
+use super::client::{OriginClient, OriginError};
+use super::status::Board;
+use crate::budget::Budget;
+use crate::hls::MediaSegment;
+use crate::ids::{MediaSequence, RenditionIndex};
+use crate::metrics::OriginKind;
+use crate::store::{Announced, Store, StoreError};
+
+/// One that arrives at the live edge, one that is late, one of the backlog. More would make each
+/// of them slower on an uplink that is busy.
+const PARALLEL: usize = 3;
+/// What one download holds in memory: 128 KiB on their way to the disk, and as much at most in
+/// the HTTP client.
+const RECEIVE_BUFFER: usize = 256 << 10;
+/// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
+const ATTEMPTS: u32 = 5;
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
+/// What the downloads of all renditions share.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    pub(super) client: OriginClient,
+    pub(super) store: Store,
+    pub(super) budget: Budget,
+    pub(super) board: Board,
+}
+
+/// The downloads of one rendition. Dropped, it gives up what was not finished.
+#[derive(Debug)]
+pub(super) struct Downloads {
+    means: Means,
+    rendition: RenditionIndex,
+    queue: VecDeque<Job>,
+    active: HashMap<MediaSequence, (Announced, AbortHandle)>,
+    tasks: JoinSet<(Job, Result<(), DownloadError>)>,
+    failing: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    announced: Announced,
+    url: Url,
+    failures: u32,
+    not_before: Instant,
+}
+
+/// Why a segment did not get into the store.
+#[derive(Debug)]
+enum DownloadError {
+    Origin(OriginError),
+    Store(StoreError),
+}
+
+impl fmt::Display for DownloadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<OriginError> for DownloadError {
+    fn from(error: OriginError) -> Self {
+        Self::Origin(error)
+    }
+}
+
+impl From<StoreError> for DownloadError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Downloads {
+    pub(super) fn new(means: Means, rendition: RenditionIndex) -> Self {
+        Self {
+            means,
+            rendition,
+            queue: VecDeque::new(),
+            active: HashMap::new(),
+            tasks: JoinSet::new(),
+            failing: false,
+        }
+    }
+
+    /// Announces `segments` and fetches them in this order, before whatever still waits: they are
+    /// nearer to the live edge.
+    pub(super) fn add(&mut self, segments: Vec<MediaSegment>) {
+        let now = Instant::now();
+        let jobs = segments.into_iter().filter_map(|segment| {
+            let url = segment.source.ok()?;
+            let announced = Announced {
+                rendition: self.rendition,
+                uri: segment.uri,
+                sequence: segment.sequence,
+            };
+            Some(Job {
+                announced,
+                url,
+                failures: 0,
+                not_before: now,
+            })
+        });
+        let mut jobs: VecDeque<Job> = jobs.collect();
+        let announced: Vec<Announced> = jobs.iter().map(|job| job.announced.clone()).collect();
+        self.means
+            .store
+            .announce(&self.means.board.channel, &announced);
+        jobs.append(&mut self.queue);
+        self.queue = jobs;
+        self.start();
+    }
+
+    /// Stops fetching these.
+    pub(super) fn cancel(&mut self, sequences: &[MediaSequence]) {
+        self.queue
+            .retain(|job| !sequences.contains(&job.announced.sequence));
+        for sequence in sequences {
+            if let Some((_, task)) = self.active.remove(sequence) {
+                task.abort();
+            }
+        }
+    }
+
+    /// Fetches until the caller stops waiting; to be dropped and called again at will.
+    pub(super) async fn drive(&mut self) {
+        loop {
+            self.start();
+            let retry = self.queue.iter().map(|job| job.not_before).min();
+            let idle = self.active.len() < PARALLEL;
+            tokio::select! {
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    match ended {
+                        Ok((id, (job, result))) => self.ended(id, job, result),
+                        Err(error) => self.stopped(error.id()),
+                    }
+                    return;
+                }
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if idle && retry.is_some() => {}
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let now = Instant::now();
+        while self.active.len() < PARALLEL {
+            let due = self.queue.iter().position(|job| job.not_before <= now);
+            let Some(job) = due.and_then(|index| self.queue.remove(index)) else {
+                return;
+            };
+            let announced = job.announced.clone();
+            let means = self.means.clone();
+            let task = self.tasks.spawn(async move {
+                let result = download(&means, &job).await;
+                (job, result)
+            });
+            self.active.insert(announced.sequence, (announced, task));
+        }
+    }
+
+    /// A download was cancelled, or had a bug.
+    fn stopped(&mut self, id: Id) {
+        let stopped = self.active.extract_if(|_, (_, task)| task.id() == id);
+        for (_, (announced, _)) in stopped {
+            let channel = &self.means.board.channel;
+            self.means.store.give_up(channel, &announced);
+        }
+    }
+
+    fn ended(&mut self, id: Id, mut job: Job, result: Result<(), DownloadError>) {
+        let sequence = job.announced.sequence;
+        // If it was cancelled as it ended, another one may be active under its number.
+        let mine = matches!(self.active.get(&sequence), Some((_, task)) if task.id() == id);
+        if !mine {
+            return;
+        }
+        self.active.remove(&sequence);
+        let channel = &self.means.board.channel;
+        match result {
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    log::info!("channel {channel}: segments arrive again");
+                }
+            }
+            Err(DownloadError::Store(StoreError::NotWanted)) => {}
+            Err(DownloadError::Origin(error)) if job.failures + 1 < ATTEMPTS => {
+                log::debug!("channel {channel}: segment {sequence}: {error}; tries again");
+                job.not_before = Instant::now() + FIRST_RETRY * (1 << job.failures);
+                job.failures += 1;
+                self.queue.push_front(job);
+            }
+            Err(error) => {
+                self.means.store.give_up(channel, &job.announced);
+                if !std::mem::replace(&mut self.failing, true) {
+                    let uri = &job.announced.uri;
+                    log::warn!("channel {channel}: segment {sequence} ({uri}) given up: {error}");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Downloads {
+    fn drop(&mut self) {
+        let (store, channel) = (&self.means.store, &self.means.board.channel);
+        for job in &self.queue {
+            store.give_up(channel, &job.announced);
+        }
+        for (announced, _) in self.active.values() {
+            store.give_up(channel, announced);
+        }
+    }
+}
+
+/// Streams one segment from the origin into the store.
+async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
+    let metrics = &means.board.metrics;
+    let share = means.budget.take(RECEIVE_BUFFER).await;
+    let result = stream(means, job).await;
+    drop(share);
+    let counted = metrics.origin(OriginKind::Segment);
+    match &result {
+        Ok(()) => counted.ok.add(1),
+        // Not for lack of the origin.
+        Err(DownloadError::Store(StoreError::NotWanted)) => {}
+        Err(_) => counted.error.add(1),
+    }
+    result
+}
+
+async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
+    let mut body = means.client.segment(&job.url).await?;
+    let channel = &means.board.channel;
+    let mut writer = means.store.begin(channel, &job.announced, body.length())?;
+    while let Some(bytes) = body.next().await? {
+        means.board.metrics.origin_bytes.add(bytes.len() as u64);
+        writer.write(&bytes).await?;
+    }
+    match writer.commit().await {
+        // The origin's doing: it may have more next time.
+        Err(StoreError::Empty) => Err(OriginError::Truncated {
+            got: 0,
+            expected: None,
+        }
+        .into()),
+        result => Ok(result.map(drop)?),
+    }
+}

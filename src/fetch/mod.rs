@@ -1,0 +1,17 @@
+//! From the origin to the store: an HTTP client that expects everything to go wrong, and one task
+//! for each channel that follows its playlists and fetches each segment once.
+//!
+//! The task never ends because of an origin: it says once that something fails, backs off, and
+//! says once that it works again.
+
+mod client;
+mod downloads;
+mod prefetch;
+mod status;
+
+pub use client::{
+    Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, SegmentBody,
+    Validators,
+};
+pub use prefetch::run;
+pub use status::{ChannelState, ChannelStatus, Failure, PlaylistStatus};

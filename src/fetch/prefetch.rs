@@ -1,0 +1,383 @@
+//! One channel: finds its media playlists, follows them, and keeps the store filled.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{FuturesUnordered, iter};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators, shown};
+use super::downloads::{Downloads, Means};
+use super::status::{Board, ChannelStatus};
+use crate::budget::Budget;
+use crate::config::ChannelConfig;
+use crate::hls::{MediaPlaylist, Multivariant, Playlist, Tracker};
+use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
+use crate::metrics::{ChannelMetrics, OriginKind};
+use crate::store::Store;
+
+/// Playlists of one channel that are followed at most: the bandwidth of as many variants is more
+/// than any uplink has.
+const MAX_PLAYLISTS: usize = 32;
+/// Failures in a row after which the multivariant playlist is asked again: addresses of variants
+/// carry tokens that run out.
+const LOST_AFTER: u32 = 5;
+/// Back-off of the first playlist, before anything is known of the channel.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// How long a playlist that is complete is left alone. A player would not look again (RFC 8216
+/// section 6.3.4); but encoders write ENDLIST whenever they stop, and start again.
+const ENDED_RECHECK: Duration = Duration::from_secs(30);
+/// How often the lag is written down while the newest segment is missing.
+const LAG_TICK: Duration = Duration::from_millis(500);
+
+/// A media playlist to follow.
+struct Source {
+    url: Url,
+    /// Loaded already while the channel was looked at.
+    first: Option<(Instant, MediaPlaylist)>,
+}
+
+/// What a look at the channel's own playlist found.
+struct Sources {
+    followed: Vec<Source>,
+    /// What tells these playlists from others, from one run to the next.
+    names: Vec<String>,
+    /// A URI that means different segments in different playlists.
+    clash: Option<SegmentUri>,
+    /// Whether there is a multivariant playlist to go back to.
+    multivariant: bool,
+}
+
+/// Keeps the window of one channel in the store until `stop` is cancelled. Nothing that the origin
+/// does ends it.
+pub async fn run(
+    channel: ChannelConfig,
+    client: OriginClient,
+    store: Store,
+    budget: Budget,
+    metrics: Arc<ChannelMetrics>,
+    status: watch::Sender<ChannelStatus>,
+    stop: CancellationToken,
+) {
+    let means = Means {
+        client,
+        store,
+        budget,
+        board: Board::new(channel.name.clone(), metrics, status),
+    };
+    stop.run_until_cancelled(prefetch(&channel, &means)).await;
+}
+
+async fn prefetch(channel: &ChannelConfig, means: &Means) {
+    let board = &means.board;
+    let mut backoff = FIRST_BACKOFF;
+    loop {
+        // Whether it is the origin or the disk that fails, the next look may go better.
+        let error = match look(channel, means).await {
+            Ok(sources) => match means.store.set_sources(&channel.name, &sources.names).await {
+                Ok(()) => {
+                    backoff = FIRST_BACKOFF;
+                    if let Some(uri) = &sources.clash {
+                        means.store.set_ambiguous(&channel.name, uri);
+                    }
+                    let urls: Vec<Url> = sources.followed.iter().map(|s| s.url.clone()).collect();
+                    board.follows(&urls);
+                    follow_all(channel, means, sources).await;
+                    continue;
+                }
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        board.failed(&error);
+        sleep(backoff + jitter(backoff)).await;
+        backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+/// Loads the channel's playlist and, if it is multivariant, each of those that it lists, once: a
+/// viewer of any of them may ask, and names a segment by its URI alone.
+async fn look(channel: &ChannelConfig, means: &Means) -> Result<Sources, OriginError> {
+    let started = Instant::now();
+    let multivariant = match load(means, &channel.url, &Validators::default()).await? {
+        Loaded::Changed(LoadedPlaylist { playlist, .. }) => match playlist {
+            Playlist::Multivariant(multivariant) => multivariant,
+            Playlist::Media(media) => {
+                let first = Some((started, media));
+                let url = channel.url.clone();
+                return Ok(Sources {
+                    names: vec![url.to_string()],
+                    followed: vec![Source { url, first }],
+                    clash: None,
+                    multivariant: false,
+                });
+            }
+        },
+        Loaded::Unchanged => return Err(OriginError::Status(304)),
+    };
+    Ok(look_into(channel, means, &multivariant).await)
+}
+
+async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multivariant) -> Sources {
+    let mut followed = multivariant.choose(channel.variants);
+    followed.truncate(MAX_PLAYLISTS);
+    let mut all = followed.clone();
+    all.extend(multivariant.choose(crate::config::Variants::All));
+    let mut listed: Vec<Url> = Vec::new();
+    for url in all {
+        if !listed.contains(&url) && listed.len() < 2 * MAX_PLAYLISTS {
+            listed.push(url);
+        }
+    }
+    let names = names(&listed, followed.len());
+    // In the order of `listed`; what cannot be loaded is not followed by any viewer either.
+    let loads = iter(listed).map(|url| async move {
+        let started = Instant::now();
+        let loaded = load(means, &url, &Validators::default()).await;
+        match loaded.and_then(media) {
+            Ok(Some((media, _))) => (url, Some((started, media))),
+            Ok(None) => (url, None),
+            Err(error) => {
+                log::debug!("channel {}: a variant: {error}", channel.name);
+                (url, None)
+            }
+        }
+    });
+    let mut loaded: Vec<(Url, _)> = loads.buffered(4).collect().await;
+    let clash = clash(loaded.iter().filter_map(|(_, first)| first.as_ref()));
+    loaded.truncate(followed.len());
+    let followed = loaded
+        .into_iter()
+        .map(|(url, first)| Source { url, first })
+        .collect();
+    Sources {
+        followed,
+        names,
+        clash,
+        multivariant: true,
+    }
+}
+
+/// The addresses of the first `followed` of `listed`: without their queries, where tokens change
+/// from load to load, unless the queries are what tells two playlists apart.
+fn names(listed: &[Url], followed: usize) -> Vec<String> {
+    let mut plain: Vec<String> = listed.iter().map(shown).collect();
+    let distinct: HashSet<&String> = plain.iter().collect();
+    if distinct.len() < plain.len() {
+        plain = listed.iter().map(Url::to_string).collect();
+    }
+    plain.truncate(followed);
+    plain
+}
+
+/// The first URI that stands for different resources in two playlists.
+fn clash<'a>(playlists: impl Iterator<Item = &'a (Instant, MediaPlaylist)>) -> Option<SegmentUri> {
+    let mut seen: HashMap<&SegmentUri, &Url> = HashMap::new();
+    for (_, playlist) in playlists {
+        for segment in &playlist.segments {
+            let Ok(url) = &segment.source else { continue };
+            if *seen.entry(&segment.uri).or_insert(url) != url {
+                return Some(segment.uri.clone());
+            }
+        }
+    }
+    None
+}
+
+/// Follows every playlist until one is lost.
+async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
+    let multivariant = sources.multivariant;
+    let followers: FuturesUnordered<_> = (0..)
+        .map(RenditionIndex)
+        .zip(sources.followed)
+        .map(|(index, source)| Follower::new(channel, means, index, multivariant).run(source))
+        .collect();
+    // The first to return has lost its playlist; the others are given up with it.
+    let mut followers = std::pin::pin!(followers);
+    followers.next().await;
+}
+
+/// Follows one media playlist.
+struct Follower<'a> {
+    channel: &'a ChannelConfig,
+    means: &'a Means,
+    rendition: RenditionIndex,
+    multivariant: bool,
+    tracker: Tracker,
+    downloads: Downloads,
+    newest: Option<MediaSequence>,
+    /// The newest listed segment and when it appeared, until it is stored.
+    edge: Option<(MediaSequence, Instant)>,
+    restarts_told: bool,
+}
+
+impl<'a> Follower<'a> {
+    fn new(
+        channel: &'a ChannelConfig,
+        means: &'a Means,
+        rendition: RenditionIndex,
+        multivariant: bool,
+    ) -> Self {
+        let mut tracker = Tracker::new(channel.window);
+        for segment in means.store.stored(&channel.name, rendition) {
+            // Stored in the future means a clock that jumped: as good as unknown.
+            let age = segment.age().unwrap_or(Duration::MAX);
+            tracker.adopt(segment.sequence(), segment.uri().clone(), age);
+        }
+        Self {
+            channel,
+            means,
+            rendition,
+            multivariant,
+            tracker,
+            downloads: Downloads::new(means.clone(), rendition),
+            newest: None,
+            edge: None,
+            restarts_told: false,
+        }
+    }
+
+    /// Returns when the playlist is lost and the channel has to be looked at again.
+    async fn run(mut self, source: Source) {
+        let mut validators = Validators::default();
+        let mut next = match source.first {
+            Some((started, media)) => self.update(started, &media),
+            None => Instant::now(),
+        };
+        loop {
+            self.meanwhile(sleep_until(next)).await;
+            let started = Instant::now();
+            let loading = load(self.means, &source.url, &validators);
+            let loaded = self.meanwhile(loading).await;
+            next = match loaded.and_then(media) {
+                Ok(Some((media, current))) => {
+                    validators = current;
+                    self.update(started, &media)
+                }
+                Ok(None) => {
+                    let mut ended = false;
+                    self.means.board.loaded(self.rendition, |p| ended = p.ended);
+                    match ended {
+                        true => started + ENDED_RECHECK,
+                        false => self.tracker.on_unchanged(started.into_std()).into(),
+                    }
+                }
+                Err(error) => {
+                    let board = &self.means.board;
+                    board.failed_to_load(self.rendition, &error.to_string());
+                    let next = self.tracker.on_failure(Instant::now().into_std()).into();
+                    // A list that is of another kind now is looked at anew as well.
+                    let other_kind = error == OriginError::NotMediaPlaylist;
+                    if other_kind || (self.multivariant && self.tracker.failures() >= LOST_AFTER) {
+                        self.meanwhile(sleep_until(next)).await;
+                        return;
+                    }
+                    next
+                }
+            };
+            next += jitter(next.saturating_duration_since(started));
+        }
+    }
+
+    /// Puts what a load brought into effect.
+    fn update(&mut self, started: Instant, media: &MediaPlaylist) -> Instant {
+        let update = self.tracker.on_playlist(started.into_std(), media);
+        let (name, store) = (&self.channel.name, &self.means.store);
+        if update.epoch_changed && !std::mem::replace(&mut self.restarts_told, true) {
+            log::warn!(
+                "channel {name}: the encoder started anew (its numbers jumped back, or mean other \
+                 segments now); what was stored before is dropped"
+            );
+        }
+        if update.changed && !update.epoch_changed {
+            self.restarts_told = false;
+        }
+        let numbers: Vec<_> = update.expired.iter().map(|(number, _)| *number).collect();
+        self.downloads.cancel(&numbers);
+        let expired: Vec<_> = update
+            .expired
+            .into_iter()
+            .map(|(sequence, uri)| (self.rendition, sequence, uri))
+            .collect();
+        if !expired.is_empty() {
+            store.expire(name, &expired);
+        }
+        if update.changed {
+            self.downloads.add(update.wanted);
+        }
+        if update.epoch_changed || media.newest() > self.newest {
+            self.newest = media.newest();
+            let newest = media.segments.last().filter(|s| s.source.is_ok());
+            self.edge = newest.map(|s| (s.sequence, Instant::now()));
+        }
+        self.note_lag();
+        let newest = self.newest;
+        self.means.board.loaded(self.rendition, |playlist| {
+            playlist.target_duration = Some(media.target_duration.as_secs_f64());
+            playlist.newest = newest;
+            playlist.ended = update.ended;
+        });
+        match update.ended {
+            true => started + ENDED_RECHECK,
+            false => update.next_reload.into(),
+        }
+    }
+
+    /// Lets downloads go on while `other` is awaited.
+    async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = std::pin::pin!(other);
+        loop {
+            tokio::select! {
+                result = &mut other => return result,
+                () = self.downloads.drive() => self.note_lag(),
+                () = sleep(LAG_TICK), if self.edge.is_some() => self.note_lag(),
+            }
+        }
+    }
+
+    fn note_lag(&mut self) {
+        let store = &self.means.store;
+        let stored = store.newest_of(&self.channel.name, self.rendition);
+        let missing = |(sequence, _): &(MediaSequence, Instant)| stored < Some(*sequence);
+        self.edge = self.edge.take().filter(missing);
+        let since = self.edge.as_ref().map(|(_, since)| *since);
+        self.means.board.set_behind(self.rendition, since);
+    }
+}
+
+async fn load(means: &Means, url: &Url, validators: &Validators) -> Result<Loaded, OriginError> {
+    let loaded = means.client.playlist(url, validators).await;
+    let counted = means.board.metrics.origin(OriginKind::Playlist);
+    match &loaded {
+        Ok(loaded) => {
+            counted.ok.add(1);
+            if let Loaded::Changed(loaded) = loaded {
+                means.board.metrics.origin_bytes.add(loaded.bytes as u64);
+            }
+        }
+        Err(_) => counted.error.add(1),
+    }
+    loaded
+}
+
+/// A media playlist and its validators; `None` if it did not change.
+fn media(loaded: Loaded) -> Result<Option<(MediaPlaylist, Validators)>, OriginError> {
+    match loaded {
+        Loaded::Unchanged => Ok(None),
+        Loaded::Changed(loaded) => match loaded.playlist {
+            Playlist::Media(media) => Ok(Some((media, loaded.validators))),
+            Playlist::Multivariant(_) => Err(OriginError::NotMediaPlaylist),
+        },
+    }
+}
+
+/// Up to a twentieth of `wait`, so that the channels of many boxes do not ask in step.
+fn jitter(wait: Duration) -> Duration {
+    wait.mul_f64(rand::random_range(0.0..0.05))
+}
