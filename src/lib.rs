@@ -44,7 +44,10 @@
 //!   `main.rs` stays a doorbell; [`exit`] and [`logging`] are what both rely on.
 //! - A REQUEST for the URI *after* the newest known one is held too, if its `sn` is just past it:
 //!   a viewer that loads the playlist a moment before the box asks for what the box has not heard
-//!   of. Nothing is fetched because of it.
+//!   of. No segment is fetched because of it; it only brings the next load of the playlist forward,
+//!   to half a target duration after the last one at the earliest, the pace that RFC 8216 allows
+//!   while nothing changes. Without it viewers wait for the box at each segment once its reloads
+//!   have drifted behind theirs (measured: 300 to 830 ms of waiting, against 10 to 30 ms).
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
 //! - `stop-timeout` is in `[peer]`: it is viewers who are waited for.

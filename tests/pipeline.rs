@@ -1,8 +1,5 @@
 //! From a real origin over HTTP to a mapped segment on disk, and what goes wrong on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail the test
-
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -246,13 +246,25 @@ impl<'a> Follower<'a> {
     /// Returns when the playlist is lost and the channel has to be looked at again.
     async fn run(mut self, source: Source) {
         let mut validators = Validators::default();
-        let mut next = match source.first {
-            Some((started, media)) => self.update(started, &media),
-            None => Instant::now(),
+        let mut asked_ahead = self.means.store.asked_ahead(&self.channel.name);
+        let (mut started, mut next) = match source.first {
+            Some((started, media)) => (started, self.update(started, &media)),
+            None => (Instant::now(), Instant::now()),
         };
         loop {
-            self.meanwhile(sleep_until(next)).await;
-            let started = Instant::now();
+            let earliest = self.tracker.earliest_reload(started.into_std()).into();
+            let nudged = self.tracker.failures() == 0;
+            self.meanwhile(async {
+                tokio::select! {
+                    () = sleep_until(next) => {}
+                    () = asked(asked_ahead.as_mut(), earliest), if nudged => {}
+                }
+            })
+            .await;
+            started = Instant::now();
+            if let Some(asked_ahead) = &mut asked_ahead {
+                asked_ahead.mark_unchanged();
+            }
             let loading = load(self.means, &source.url, &validators);
             let loaded = self.meanwhile(loading).await;
             next = match loaded.and_then(media) {
@@ -271,7 +283,8 @@ impl<'a> Follower<'a> {
                 Err(error) => {
                     let board = &self.means.board;
                     board.failed_to_load(self.rendition, &error.to_string());
-                    let next = self.tracker.on_failure(Instant::now().into_std()).into();
+                    let next: Instant = self.tracker.on_failure(Instant::now().into_std()).into();
+                    let next = next + jitter(next.saturating_duration_since(started));
                     // A list that is of another kind now is looked at anew as well.
                     let other_kind = error == OriginError::NotMediaPlaylist;
                     if other_kind || (self.multivariant && self.tracker.failures() >= LOST_AFTER) {
@@ -281,7 +294,6 @@ impl<'a> Follower<'a> {
                     next
                 }
             };
-            next += jitter(next.saturating_duration_since(started));
         }
     }
 
@@ -374,6 +386,19 @@ fn media(loaded: Loaded) -> Result<Option<(MediaPlaylist, Validators)>, OriginEr
             Playlist::Media(media) => Ok(Some((media, loaded.validators))),
             Playlist::Multivariant(_) => Err(OriginError::NotMediaPlaylist),
         },
+    }
+}
+
+/// Waits until a viewer asks for what the playlist does not list yet, but not before `earliest`. A
+/// viewer whose reloads fall a little before ours would otherwise wait for us at each segment.
+async fn asked(ahead: Option<&mut watch::Receiver<u64>>, earliest: Instant) {
+    sleep_until(earliest).await;
+    let heard = match ahead {
+        Some(ahead) => ahead.changed().await.is_ok(),
+        None => false,
+    };
+    if !heard {
+        std::future::pending::<()>().await;
     }
 }
 

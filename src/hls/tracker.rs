@@ -145,6 +145,12 @@ impl Tracker {
         now + delay.min(MAX_BACKOFF.max(first))
     }
 
+    /// When a load may follow one that began at `load_started` at the earliest, whatever the reason:
+    /// half the target duration later, the pace that section 6.3.4 allows while nothing changes.
+    pub fn earliest_reload(&self, load_started: Instant) -> Instant {
+        self.reload(load_started, false)
+    }
+
     /// Loads that failed since the last that did not.
     pub fn failures(&self) -> u32 {
         self.failures

@@ -55,6 +55,11 @@ const ICE_MAX_CHECKS: u16 = 200;
 /// announce (64 KiB) has to fit.
 const SCTP_RECEIVE_BUFFER: u32 = 128 * 1024;
 
+/// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
+/// acknowledgement takes milliseconds, it is half of a viewer's patience. The stack takes the time
+/// as an argument, so a stall is ended by telling it that this much has passed.
+const SCTP_RTO_MIN: Duration = Duration::from_secs(1);
+
 /// What every connection shares.
 pub(super) struct Context {
     pub(super) store: Store,
@@ -69,6 +74,8 @@ pub(super) struct Connection {
     channel: Option<Channel>,
     metrics: Arc<ChannelMetrics>,
     created: Instant,
+    /// How far the stack's clock is ahead of ours.
+    ahead: Duration,
     address: Option<SocketAddr>,
     segments: LinearMap<RequestId, Arc<Segment>, MAX_SEGMENTS>,
     share: Option<Share>,
@@ -141,6 +148,7 @@ impl Connection {
             channel: None,
             metrics,
             created: now,
+            ahead: Duration::ZERO,
             address: None,
             segments: LinearMap::new(),
             share: None,
@@ -205,7 +213,7 @@ impl Connection {
     ) {
         self.address = Some(from);
         let read = self.rtc.handle_read(TaggedBytesMut {
-            now,
+            now: now + self.ahead,
             transport: TransportContext {
                 local_addr: to,
                 peer_addr: from,
@@ -248,11 +256,15 @@ impl Connection {
 
     /// Takes that time has passed.
     pub(super) fn timeout(&mut self, now: Instant) {
-        if let Err(error) = self.rtc.handle_timeout(now) {
-            log::debug!("{}: a timer: {error}", self.key);
-        }
+        self.stack_timeout(now);
         if let Some(channel) = &mut self.channel {
             channel.session.handle_timeout(now);
+        }
+    }
+
+    fn stack_timeout(&mut self, now: Instant) {
+        if let Err(error) = self.rtc.handle_timeout(now + self.ahead) {
+            log::debug!("{}: a timer: {error}", self.key);
         }
     }
 
@@ -262,10 +274,9 @@ impl Connection {
             .channel
             .as_ref()
             .and_then(|channel| channel.session.next_timeout());
-        [self.rtc.poll_timeout(), session]
-            .into_iter()
-            .flatten()
-            .min()
+        let stack = self.rtc.poll_timeout();
+        let stack = stack.map(|at| at.checked_sub(self.ahead).unwrap_or(at));
+        [stack, session].into_iter().flatten().min()
     }
 
     /// Does everything that can be done now: events, messages, answers, packets, datagrams.
@@ -389,6 +400,11 @@ impl Connection {
                 Output::Release(id) => {
                     self.segments.remove(&id);
                 }
+                Output::Stalled => {
+                    log::debug!("{}: a stall is cut short", self.key);
+                    self.ahead += SCTP_RTO_MIN;
+                    self.stack_timeout(now);
+                }
                 Output::Answered(answer) => self.count(answer),
                 Output::Refused(reason) => {
                     context.metrics.refused_messages.add(1);
@@ -451,11 +467,12 @@ impl Connection {
         let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
             return;
         };
+        let at = now + self.ahead;
         let sent = self
             .rtc
             .data_channel(id)
             .ok_or(RtcError::ErrDataChannelClosed)
-            .and_then(|mut channel| channel.send_text(now, text));
+            .and_then(|mut channel| channel.send_text(at, text));
         self.sent(sent, life);
     }
 
@@ -473,11 +490,12 @@ impl Connection {
         };
         let bytes = BytesMut::from(segment.bytes(range));
         let count = bytes.len() as u64;
+        let at = now + self.ahead;
         let sent = self
             .rtc
             .data_channel(channel.id)
             .ok_or(RtcError::ErrDataChannelClosed)
-            .and_then(|mut channel| channel.send(now, bytes));
+            .and_then(|mut channel| channel.send(at, bytes));
         if sent.is_ok() {
             self.bytes_sent += count;
             self.metrics.served_p2p_bytes.add(count);

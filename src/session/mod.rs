@@ -44,8 +44,12 @@ const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
 const PROBE_AFTER: Duration = Duration::from_millis(60);
 
 /// KEEPALIVEs in one silence: fast retransmission wants a gap reported three times (RFC 9260
-/// section 7.2.4). One to spare; after that the viewer is away, and the timer is right.
-const MAX_PROBES: u8 = 4;
+/// section 7.2.4).
+const MAX_PROBES: u8 = 3;
+
+/// How often a silence that no probe has ended is called a stall ([`Output::Stalled`]): the initial
+/// retransmission timeout is three times the least one.
+const MAX_STALLS: u8 = 3;
 
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +108,9 @@ pub enum Output {
     Packet(RequestId, Range<usize>),
     /// The segment of this REQUEST is not needed any more.
     Release(RequestId),
+    /// Nothing has been acknowledged for so long, probes notwithstanding, that what is outstanding
+    /// must be taken for lost.
+    Stalled,
     /// A REQUEST has been answered.
     Answered(Answer),
     /// A message was refused, for this reason.
@@ -235,12 +242,19 @@ impl Session {
             if outstanding < progress.outstanding || progress.outstanding == 0 {
                 progress.probes = 0;
             }
-            progress.probe_at = (progress.probes < MAX_PROBES).then_some(now + PROBE_AFTER);
+            progress.probe_at =
+                (progress.probes < MAX_PROBES + MAX_STALLS).then_some(now + PROBE_AFTER);
         } else if progress.probe_at.is_some_and(|at| now >= at) {
             progress.probes += 1;
-            progress.probe_at = (progress.probes < MAX_PROBES).then_some(now + PROBE_AFTER);
+            let probe = progress.probes <= MAX_PROBES;
+            progress.probe_at =
+                (progress.probes < MAX_PROBES + MAX_STALLS).then_some(now + PROBE_AFTER);
             if !self.closed {
-                self.push(Output::Send(Message::Keepalive { current }));
+                self.push(if probe {
+                    Output::Send(Message::Keepalive { current })
+                } else {
+                    Output::Stalled
+                });
             }
         }
         self.progress.outstanding = outstanding;

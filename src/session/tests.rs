@@ -284,18 +284,21 @@ fn probes(outputs: &[Output]) -> usize {
 }
 
 #[test]
-fn bytes_that_are_not_acknowledged_are_asked_about_a_few_times() {
+fn bytes_that_are_not_acknowledged_are_asked_about_and_then_called_lost() {
     let mut f = Fixture::new();
     f.request("a.ts");
     f.answer(Found::Ready { size: 3000 });
     f.drain();
-    let mut sent = 0;
+    let mut sent = Vec::new();
     for _ in 0..100 {
         f.session.settle(f.now, f.outstanding, CURRENT);
-        sent += probes(&f.drain());
+        sent.extend(f.drain());
         f.advance(20);
     }
-    assert_eq!(sent, usize::from(MAX_PROBES));
+    assert_eq!(probes(&sent), usize::from(MAX_PROBES));
+    let (probed, stalled) = sent.split_at(MAX_PROBES.into());
+    assert_eq!(probes(probed), probed.len(), "probes come first");
+    assert_eq!(stalled, vec![Output::Stalled; MAX_STALLS.into()]);
 }
 
 #[test]

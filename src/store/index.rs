@@ -87,6 +87,8 @@ enum State<S> {
 pub(super) enum Lookup<S> {
     Ready(S),
     Coming,
+    /// Not announced yet, but just past what is.
+    Ahead,
     Absent,
 }
 
@@ -315,7 +317,7 @@ impl<S: Stored> Index<S> {
                 State::Coming(_) => Lookup::Coming,
                 State::Gone => Lookup::Absent,
             },
-            None if channel.is_next(sequence, now) => Lookup::Coming,
+            None if channel.is_next(sequence, now) => Lookup::Ahead,
             None => Lookup::Absent,
         }
     }
@@ -531,7 +533,7 @@ mod tests {
         let ready = Lookup::Ready(Fake(number(1), 10));
         assert_eq!(find(&index, "1.ts", Some(1)), ready);
         assert_eq!(find(&index, "1.ts", None), ready);
-        assert_eq!(find(&index, "1.ts", Some(2)), Lookup::Coming, "2 is next");
+        assert_eq!(find(&index, "1.ts", Some(2)), Lookup::Ahead, "2 is next");
         assert_eq!(
             find(&index, "1.ts", Some(0)),
             Lookup::Absent,
@@ -567,8 +569,8 @@ mod tests {
                 start + after,
             )
         };
-        assert_eq!(ask(11, Duration::ZERO), Lookup::Coming);
-        assert_eq!(ask(13, Duration::ZERO), Lookup::Coming);
+        assert_eq!(ask(11, Duration::ZERO), Lookup::Ahead);
+        assert_eq!(ask(13, Duration::ZERO), Lookup::Ahead);
         assert_eq!(ask(14, Duration::ZERO), Lookup::Absent, "too far ahead");
         assert_eq!(ask(10, Duration::ZERO), Lookup::Absent, "another name");
         assert_eq!(ask(11, ALIVE), Lookup::Absent, "the playlist stands still");

@@ -28,6 +28,7 @@ mod index;
 mod mapping;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -53,6 +54,7 @@ struct Inner {
     config: StoreConfig,
     index: Mutex<Index<Arc<Segment>>>,
     changes: watch::Sender<u64>,
+    ahead: HashMap<ChannelName, watch::Sender<u64>>,
     metrics: Arc<Metrics>,
 }
 
@@ -114,6 +116,10 @@ impl Store {
                 config,
                 index: Mutex::new(index),
                 changes: watch::Sender::new(0),
+                ahead: channels
+                    .iter()
+                    .map(|channel| (channel.clone(), watch::Sender::new(0)))
+                    .collect(),
                 metrics,
             }),
         };
@@ -206,6 +212,12 @@ impl Store {
         self.inner.after_change(channel, removed);
     }
 
+    /// Changes whenever somebody asks for a segment just past the newest announced one: a viewer has
+    /// seen a newer playlist than we have. `None` for an unknown channel.
+    pub fn asked_ahead(&self, channel: &ChannelName) -> Option<watch::Receiver<u64>> {
+        self.inner.ahead.get(channel).map(watch::Sender::subscribe)
+    }
+
     /// Looks up what a viewer names: the URI as the playlist writes it and, if given, the media
     /// sequence number, which has to fit.
     ///
@@ -217,6 +229,12 @@ impl Store {
         match self.inner.index().find(channel, uri, sequence, now) {
             Lookup::Ready(segment) => Found::Ready(segment),
             Lookup::Coming => Found::Coming,
+            Lookup::Ahead => {
+                if let Some(ahead) = self.inner.ahead.get(channel) {
+                    ahead.send_modify(|count| *count = count.wrapping_add(1));
+                }
+                Found::Coming
+            }
             Lookup::Absent => Found::Absent,
         }
     }
