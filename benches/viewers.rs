@@ -9,7 +9,13 @@
 //! Whatever is late may be this generator's fault: its own processor time is reported beside the
 //! box's, and is the larger one on a machine that carries both.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures,
+    clippy::print_stdout
+)]
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -83,7 +89,10 @@ struct Cpu {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(measure(args))
 }
 
@@ -112,7 +121,10 @@ async fn measure(args: Args) -> ExitCode {
         .buffer_unordered(JOINING)
         .collect()
         .await;
-    println!("{viewers} viewers connected in {:.1} s", begun.elapsed().as_secs_f64());
+    println!(
+        "{viewers} viewers connected in {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
 
     let (box_before, own_before) = (cpu(&pid), cpu("self"));
     let start = Instant::now();
@@ -136,12 +148,25 @@ async fn measure(args: Args) -> ExitCode {
 
     seen.served.sort();
     let expected = seen.served.len() + seen.lacks.len() + seen.timeouts;
-    let late = seen.served.iter().filter(|elapsed| **elapsed > VIEWER_WAITS).count();
+    let late = seen
+        .served
+        .iter()
+        .filter(|elapsed| **elapsed > VIEWER_WAITS)
+        .count();
     let gigabytes = (seen.served.len() * live.segment_size) as f64 / 1e9;
     let fetched = fetches(&origin);
     let row = |name: &str, value: String| println!("{name:<34} {value}");
-    row("segments of", format!("{} kB every {segment_seconds} s", args.segment_kb));
-    row("watched", format!("{took:.1} s, {gigabytes:.3} GB, {:.1} Mbit/s", gigabytes * 8e3 / took));
+    row(
+        "segments of",
+        format!("{} kB every {segment_seconds} s", args.segment_kb),
+    );
+    row(
+        "watched",
+        format!(
+            "{took:.1} s, {gigabytes:.3} GB, {:.1} Mbit/s",
+            gigabytes * 8e3 / took
+        ),
+    );
     row("segments expected", expected.to_string());
     row("  served", seen.served.len().to_string());
     row("  served later than 2 s", late.to_string());
@@ -151,8 +176,14 @@ async fn measure(args: Args) -> ExitCode {
         let at = |part: f64| millis(&seen.served, part);
         format!("{} / {} / {} ms", at(0.5), at(0.95), at(1.0))
     });
-    row("segments fetched from the origin", fetched.len().to_string());
-    row("  most often one was fetched", fetched.values().max().copied().unwrap_or(0).to_string());
+    row(
+        "segments fetched from the origin",
+        fetched.len().to_string(),
+    );
+    row(
+        "  most often one was fetched",
+        fetched.values().max().copied().unwrap_or(0).to_string(),
+    );
     row("box: RSS idle / at 1/3 / at end", {
         let end = memory(&pid, "VmRSS");
         format!("{idle:.1} / {third:.1} / {end:.1} MB")
@@ -161,10 +192,16 @@ async fn measure(args: Args) -> ExitCode {
     row("box: CPU, connecting included", box_cpu.to_string());
     row("box: CPU while watched", {
         let (total, share) = (box_used.total(), 100.0 * box_used.total() / took);
-        format!("{box_used} = {:.1} s per GB, {share:.0} % of a core", total / gigabytes)
+        format!(
+            "{box_used} = {:.1} s per GB, {share:.0} % of a core",
+            total / gigabytes
+        )
     });
     row("generator: CPU while watched", {
-        format!("{own_used} = {:.0} % of a core", 100.0 * own_used.total() / took)
+        format!(
+            "{own_used} = {:.0} % of a core",
+            100.0 * own_used.total() / took
+        )
     });
 
     let mut failed = false;
@@ -182,10 +219,17 @@ async fn measure(args: Args) -> ExitCode {
     }
     let ended = daemon.stop().await;
     if ended.code != Some(0) {
-        println!("FAILED: the box ended with {:?}:\n{}", ended.code, ended.stderr);
+        println!(
+            "FAILED: the box ended with {:?}:\n{}",
+            ended.code, ended.stderr
+        );
         failed = true;
     }
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 /// Asks for every new segment, always the same time after it is listed: a live player has found it
@@ -201,7 +245,10 @@ async fn watch(mut viewer: Viewer, origin: Arc<Origin>, live: Live, end: Instant
         sleep_until(at).await;
         match viewer.ask(&uri(sequence), sequence, WE_WAIT).await {
             Outcome::Segment { bytes, elapsed } => {
-                assert!(bytes == origin.segment(sequence), "the bytes of segment {sequence}");
+                assert!(
+                    bytes == origin.segment(sequence),
+                    "the bytes of segment {sequence}"
+                );
                 seen.served.push(elapsed);
             }
             Outcome::Lack { .. } => seen.lacks.push(sequence),
@@ -239,15 +286,26 @@ fn cpu(pid: &str) -> Cpu {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let ticks = |field: usize| -> f64 {
-        let value: u64 = fields.split_whitespace().nth(field - 3).unwrap().parse().unwrap();
+        let value: u64 = fields
+            .split_whitespace()
+            .nth(field - 3)
+            .unwrap()
+            .parse()
+            .unwrap();
         value as f64 / rustix::param::clock_ticks_per_second() as f64
     };
-    Cpu { user: ticks(14), system: ticks(15) }
+    Cpu {
+        user: ticks(14),
+        system: ticks(15),
+    }
 }
 
 impl Cpu {
     fn since(self, before: Self) -> Self {
-        Self { user: self.user - before.user, system: self.system - before.system }
+        Self {
+            user: self.user - before.user,
+            system: self.system - before.system,
+        }
     }
 
     fn total(self) -> f64 {
@@ -257,6 +315,12 @@ impl Cpu {
 
 impl std::fmt::Display for Cpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.2} s ({:.2} user, {:.2} system)", self.total(), self.user, self.system)
+        write!(
+            f,
+            "{:.2} s ({:.2} user, {:.2} system)",
+            self.total(),
+            self.user,
+            self.system
+        )
     }
 }

@@ -36,7 +36,10 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn channel(name: &'static str, url: String) -> Self {
-        Self { channels: vec![(name, url)], ..Self::default() }
+        Self {
+            channels: vec![(name, url)],
+            ..Self::default()
+        }
     }
 
     pub(crate) fn and_channel(mut self, name: &'static str, url: String) -> Self {
@@ -56,7 +59,11 @@ impl Setup {
             .iter()
             .map(|(name, url)| format!("[[channel]]\nname = \"{name}\"\nurl = \"{url}\"\n"))
             .collect();
-        let peer = if self.more.contains("[peer]") { "" } else { "[peer]\nudp-port = 0\n" };
+        let peer = if self.more.contains("[peer]") {
+            ""
+        } else {
+            "[peer]\nudp-port = 0\n"
+        };
         format!(
             "{channels}[signal-server]\nlisten = \"{signal}\"\n[http]\nlisten = \"{http}\"\n\
              [store]\ndir = \"{}\"\nmin-free = \"16MiB\"\n{peer}{}",
@@ -106,7 +113,11 @@ impl Daemon {
                 Err(error) => error.to_string(),
             };
             self.must_live();
-            assert!(Instant::now() < deadline, "not healthy: {said}\n{}", self.stderr());
+            assert!(
+                Instant::now() < deadline,
+                "not healthy: {said}\n{}",
+                self.stderr()
+            );
             tokio::time::sleep(super::LOOK_EVERY).await;
         }
     }
@@ -142,7 +153,16 @@ impl Daemon {
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let reader = Some(collect(&mut child, Arc::clone(&stderr)));
-        Self { child, stderr, reader, http, signal, client: client(), binary, dir: Some(dir) }
+        Self {
+            child,
+            stderr,
+            reader,
+            http,
+            signal,
+            client: client(),
+            binary,
+            dir: Some(dir),
+        }
     }
 
     /// Stops the box and starts it again, over the same configuration and store.
@@ -172,7 +192,12 @@ impl Daemon {
 
     /// The body of one of its pages, whatever the status; `None` when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<String> {
-        let answer = self.client.get(format!("http://{}{path}", self.http)).send().await.ok()?;
+        let answer = self
+            .client
+            .get(format!("http://{}{path}", self.http))
+            .send()
+            .await
+            .ok()?;
         answer.text().await.ok()
     }
 
@@ -185,15 +210,24 @@ impl Daemon {
     pub(crate) async fn problems(&self) -> String {
         let status = self.status().await;
         let problems = status["problems"].as_array().unwrap();
-        problems.iter().map(|line| line.as_str().unwrap().to_owned() + "\n").collect()
+        problems
+            .iter()
+            .map(|line| line.as_str().unwrap().to_owned() + "\n")
+            .collect()
     }
 
     /// A number of `/metrics`, named with its labels as it is written there.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.expect("the box answers");
-        let metrics: HashMap<&str, &str> =
-            text.lines().filter_map(|line| line.rsplit_once(' ')).collect();
-        metrics.get(name).unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+        let metrics: HashMap<&str, &str> = text
+            .lines()
+            .filter_map(|line| line.rsplit_once(' '))
+            .collect();
+        metrics
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in\n{text}"))
+            .parse()
+            .unwrap()
     }
 
     /// Waits until a number of `/metrics` has this value.
@@ -222,7 +256,11 @@ impl Daemon {
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
         }
-        Ended { code: status.code(), stderr: self.stderr(), after }
+        Ended {
+            code: status.code(),
+            stderr: self.stderr(),
+            after,
+        }
     }
 
     pub(crate) async fn stop(self) -> Ended {
@@ -257,7 +295,11 @@ fn client() -> reqwest::Client {
         // The client wants one even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
     });
-    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap()
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .unwrap()
 }
 
 /// A loopback address whose port is free for TCP and UDP, below those that the kernel gives to

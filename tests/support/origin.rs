@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{OriginalUri, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -38,7 +38,11 @@ pub(crate) struct Live {
 
 impl Default for Live {
     fn default() -> Self {
-        Self { segment_duration: Duration::from_secs(1), window: 4, segment_size: 150_000 }
+        Self {
+            segment_duration: Duration::from_secs(1),
+            window: 4,
+            segment_size: 150_000,
+        }
     }
 }
 
@@ -89,11 +93,17 @@ impl Origin {
             requests: Mutex::default(),
             faults: Mutex::default(),
         });
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let app = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move {
             axum::serve(listener, app).await.unwrap();
         });
-        Self { address, shared, task }
+        Self {
+            address,
+            shared,
+            task,
+        }
     }
 
     /// The playlist's URL, which is also the channel's id.
@@ -133,7 +143,13 @@ impl Origin {
     /// How often the segment was asked for.
     pub(crate) fn requests_of(&self, sequence: u64) -> u64 {
         let path = format!("/live/{}", uri(sequence));
-        self.shared.requests.lock().unwrap().get(&path).copied().unwrap_or(0)
+        self.shared
+            .requests
+            .lock()
+            .unwrap()
+            .get(&path)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Every path that was asked for, query included, and how often.
@@ -196,8 +212,10 @@ fn segment(sequence: u64, size: usize) -> Bytes {
     bytes.into()
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, OriginalUri(asked): OriginalUri) -> Response {
-    let path = asked.path_and_query().map_or_else(String::new, ToString::to_string);
+async fn answer(State(shared): State<Arc<Shared>>, asked: Uri) -> Response {
+    let path = asked
+        .path_and_query()
+        .map_or_else(String::new, ToString::to_string);
     *shared.requests.lock().unwrap().entry(path).or_default() += 1;
     let is_playlist = asked.path() == PLAYLIST;
     let sequence = asked
@@ -213,7 +231,11 @@ async fn answer(State(shared): State<Arc<Shared>>, OriginalUri(asked): OriginalU
     };
     let fault = {
         let faults = shared.faults.lock().unwrap();
-        if is_playlist { faults.playlist } else { faults.segments }
+        if is_playlist {
+            faults.playlist
+        } else {
+            faults.segments
+        }
     };
     match fault {
         None => respond(body, content_type),
@@ -227,7 +249,9 @@ async fn answer(State(shared): State<Arc<Shared>>, OriginalUri(asked): OriginalU
             let half = body.slice(..body.len() / 2);
             let broken = stream::iter([Ok(half), Err(io::Error::other("broken off"))]);
             let mut response = respond(Body::from_stream(broken), content_type);
-            response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, body.len().into());
             response
         }
         Some(Fault::Huge) => {
@@ -243,7 +267,10 @@ fn respond(body: impl Into<Body>, content_type: &'static str) -> Response {
     let mut response = Response::new(body.into());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        HeaderValue::from_static("*"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }

@@ -19,9 +19,17 @@ pub(crate) struct Signalling {
 impl Signalling {
     /// Connects, enters the channel and waits for `accept`.
     pub(crate) async fn enter(server: &str, channel: &str) -> Self {
-        let (socket, _) = connect_async(server).await.expect("the signalling server answers");
-        let mut signalling = Self { socket, channel: channel.to_owned(), peer_id: Value::Null };
-        signalling.send(json!({ "action": "enter", "channel": channel })).await;
+        let (socket, _) = connect_async(server)
+            .await
+            .expect("the signalling server answers");
+        let mut signalling = Self {
+            socket,
+            channel: channel.to_owned(),
+            peer_id: Value::Null,
+        };
+        signalling
+            .send(json!({ "action": "enter", "channel": channel }))
+            .await;
         let accept = signalling.wait_for("accept").await;
         signalling.peer_id = accept["peer_id"].clone();
         signalling
@@ -75,7 +83,8 @@ impl Signalling {
     pub(crate) async fn dc_opened(&mut self, parent: &Value) {
         let text = |id: &Value| id.as_str().map_or_else(|| id.to_string(), str::to_owned);
         let dc_id = text(&self.peer_id) + &text(parent);
-        self.send(json!({ "action": "dc_opened", "channel": self.channel, "dc_id": dc_id })).await;
+        self.send(json!({ "action": "dc_opened", "channel": self.channel, "dc_id": dc_id }))
+            .await;
     }
 
     pub(crate) async fn send(&mut self, message: Value) {

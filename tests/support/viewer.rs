@@ -84,7 +84,9 @@ impl PeerConnectionEventHandler for Handler {
 impl Viewer {
     /// Enters the channel and opens a data channel to the parent that the server names.
     pub(crate) async fn join(server: &str, channel: &str) -> Self {
-        Self::try_join(server, channel, CandidateForm::Today).await.expect("a channel to the box")
+        Self::try_join(server, channel, CandidateForm::Today)
+            .await
+            .expect("a channel to the box")
     }
 
     pub(crate) async fn try_join(
@@ -93,7 +95,10 @@ impl Viewer {
         form: CandidateForm,
     ) -> Result<Self, NoChannel> {
         let mut signalling = Signalling::enter(server, channel).await;
-        let parent = signalling.parent(OPEN_WITHIN).await.ok_or(NoChannel::NoParent)?;
+        let parent = signalling
+            .parent(OPEN_WITHIN)
+            .await
+            .ok_or(NoChannel::NoParent)?;
 
         let (handler, mut candidates) = mpsc::unbounded_channel();
         let settings = SettingEngineBuilder::new()
@@ -109,9 +114,14 @@ impl Viewer {
                 .unwrap(),
         );
         // Ordered and reliable is the default.
-        let data = connection.create_data_channel(&label(), None).await.unwrap();
+        let data = connection
+            .create_data_channel(&label(), None)
+            .await
+            .unwrap();
         let offer = connection.create_offer(None).await.unwrap();
-        signalling.signal(&parent, json!({ "type": "offer", "sdp": offer.sdp })).await;
+        signalling
+            .signal(&parent, json!({ "type": "offer", "sdp": offer.sdp }))
+            .await;
         connection.set_local_description(offer).await.unwrap();
 
         let (opened, mut open) = mpsc::channel(1);
@@ -149,7 +159,8 @@ impl Viewer {
 
     /// Asks for a segment by its sequence number.
     pub(crate) async fn request(&mut self, sequence: u64) -> Outcome {
-        self.ask(&uri(sequence), sequence, Duration::from_secs(5)).await
+        self.ask(&uri(sequence), sequence, Duration::from_secs(5))
+            .await
     }
 
     /// Asks for a segment by any name.
@@ -161,8 +172,13 @@ impl Viewer {
         self.send_request(uri, sequence).await;
         let answer = self.answer(uri, sequence);
         match timeout_at(start + within, answer).await {
-            Ok(Some(bytes)) => Outcome::Segment { bytes, elapsed: start.elapsed() },
-            Ok(None) => Outcome::Lack { elapsed: start.elapsed() },
+            Ok(Some(bytes)) => Outcome::Segment {
+                bytes,
+                elapsed: start.elapsed(),
+            },
+            Ok(None) => Outcome::Lack {
+                elapsed: start.elapsed(),
+            },
             Err(_) => {
                 self.given_up.push(uri.to_owned());
                 Outcome::Timeout
@@ -171,7 +187,8 @@ impl Viewer {
     }
 
     pub(crate) async fn send_request(&self, uri: &str, sequence: u64) {
-        self.send_text(&json!({ "event": "REQUEST", "url": uri, "sn": sequence }).to_string()).await;
+        self.send_text(&json!({ "event": "REQUEST", "url": uri, "sn": sequence }).to_string())
+            .await;
     }
 
     /// The segment, or `None` for LACK.
@@ -184,7 +201,10 @@ impl Viewer {
                 Incoming::Binary(_) => panic!("a packet that no BINARY announced"),
             };
             let is_ours = header["url"] == uri;
-            let is_late = self.given_up.iter().any(|late| header["url"] == late.as_str());
+            let is_late = self
+                .given_up
+                .iter()
+                .any(|late| header["url"] == late.as_str());
             match header["event"].as_str() {
                 Some("BINARY" | "LACK") if is_late && !is_ours => {}
                 Some("LACK") => {
@@ -205,13 +225,26 @@ impl Viewer {
         let size = usize::try_from(header["size"].as_u64().unwrap()).unwrap();
         let mut bytes = BytesMut::with_capacity(size);
         for _ in 0..header["attachments"].as_u64().unwrap() {
-            match self.next().await.expect("the channel stays open") {
-                Incoming::Binary(packet) => bytes.extend_from_slice(&packet),
-                Incoming::Text(text) => panic!("{text} between the packets of a segment"),
-            }
+            bytes.extend_from_slice(&self.next_packet().await);
         }
         assert_eq!(bytes.len(), size, "bytes of the packets, and as announced");
         bytes.freeze()
+    }
+
+    /// The next packet of the segment that has been announced. The box may ask in between whether
+    /// this viewer still listens; nothing else may come.
+    pub(crate) async fn next_packet(&mut self) -> Bytes {
+        loop {
+            match self
+                .next()
+                .await
+                .expect("the channel stays open until the last packet")
+            {
+                Incoming::Binary(packet) => return packet,
+                Incoming::Text(text) if text["event"] == "KEEPALIVE" => {}
+                Incoming::Text(text) => panic!("{text} between the packets of a segment"),
+            }
+        }
     }
 
     /// The next message of the box; `None` once the channel is closed.
@@ -230,6 +263,12 @@ impl Viewer {
             }
         };
         timeout(within, found).await.ok().flatten()
+    }
+
+    /// Whether the box closes the channel.
+    pub(crate) async fn is_closed(&mut self, within: Duration) -> bool {
+        let closed = async { while self.next().await.is_some() {} };
+        timeout(within, closed).await.is_ok()
     }
 
     /// Sends whatever text; a closed channel is noticed by who waits for an answer.
@@ -269,7 +308,9 @@ impl CandidateForm {
 /// 40 hex characters, as pages choose them.
 fn label() -> String {
     let mut random = rand::rng();
-    (0..40).map(|_| char::from_digit(random.random_range(0..16), 16).unwrap()).collect()
+    (0..40)
+        .map(|_| char::from_digit(random.random_range(0..16), 16).unwrap())
+        .collect()
 }
 
 /// Takes what the parent signals: its answer and its candidates.
