@@ -1,0 +1,248 @@
+//! The command line from outside: what it says and with which code it ends (README, "Commands").
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::daemon::{BINARY, Daemon, Setup, free_address};
+use support::origin::{Live, Origin};
+
+const USAGE: i32 = 64;
+const UNAVAILABLE: i32 = 69;
+const PERMISSION: i32 = 77;
+const CONFIG: i32 = 78;
+
+/// A command that ends on its own; killed with a panic when it does not.
+fn edgeseed(args: &[&str]) -> Output {
+    let mut child = Command::new(BINARY)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            panic!("{args:?} does not end:\n{}", stderr(&output));
+        }
+        std::thread::sleep(support::LOOK_EVERY);
+    }
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Addresses and a folder that are free, for a daemon that is meant to fail at one of them.
+struct Places {
+    http: SocketAddr,
+    signal: SocketAddr,
+    udp_port: u16,
+    store: String,
+    dir: tempfile::TempDir,
+}
+
+impl Places {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self {
+            http: free_address(),
+            signal: free_address(),
+            udp_port: free_address().port(),
+            store: dir.path().join("store").to_str().unwrap().to_owned(),
+            dir,
+        }
+    }
+
+    fn write(&self) -> String {
+        let text = format!(
+            "[[channel]]\nurl = \"http://127.0.0.1:9/live/index.m3u8\"\n\
+             [signal-server]\nlisten = \"{}\"\n[http]\nlisten = \"{}\"\n\
+             [peer]\nudp-port = {}\n[store]\ndir = \"{}\"\n",
+            self.signal, self.http, self.udp_port, self.store
+        );
+        write(self.dir.path(), &text)
+    }
+
+    /// Runs the daemon, which must end with this code and say these words.
+    fn run_fails(&self, code: i32, words: &[&str]) {
+        let output = edgeseed(&["run", "--config", &self.write()]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        for word in words {
+            assert!(said.contains(word), "no {word:?} in: {said}");
+        }
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+fn write(dir: &Path, text: &str) -> String {
+    let path = dir.join("edgeseed.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn check_is_content_with_a_good_file() {
+    let output = edgeseed(&["check", "--config", &Places::new().write()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn check_names_file_line_and_key_of_every_mistake() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        dir.path(),
+        "[[channel]]\nurl = \"ftp://o/i.m3u8\"\nwindow = 5\n[signal]\nurl = \"http://s/\"\n\
+         [peer]\nmax-peers = 0\nmax-pears = 3\n[store]\nmax-size = \"big\"\n[strore]\n",
+    );
+    for command in ["check", "run"] {
+        let output = edgeseed(&[command, "--config", &path]);
+        assert_eq!(output.status.code(), Some(CONFIG), "{command}");
+        let said = stderr(&output) + &stdout(&output);
+        for place in [
+            ":2: channel.url: ",
+            ":3: channel.window: ",
+            ":5: signal.url: ",
+            ":7: peer.max-peers: ",
+            ":8: peer.max-pears: ",
+            ":10: store.max-size: ",
+            ":11: strore: ",
+        ] {
+            assert!(
+                said.contains(&format!("{path}{place}")),
+                "{command}: no {place} in\n{said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_configuration_mistake() {
+    for command in ["check", "run"] {
+        let output = edgeseed(&[command, "--config", "/nowhere/edgeseed.toml"]);
+        assert_eq!(output.status.code(), Some(CONFIG), "{command}");
+        assert!(
+            stderr(&output).contains("/nowhere/edgeseed.toml"),
+            "{}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for args in [
+        &["rum"][..],
+        &["run", "--colour"],
+        &["check", "--config"],
+        &["probe"],
+    ] {
+        let output = edgeseed(args);
+        assert_eq!(
+            output.status.code(),
+            Some(USAGE),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains("--help"),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn version_and_help_are_answers_not_errors() {
+    let version = edgeseed(&["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(
+        stdout(&version).trim(),
+        concat!("edgeseed ", env!("CARGO_PKG_VERSION"))
+    );
+    let help = edgeseed(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for command in ["run", "check", "demo", "signal", "status", "probe"] {
+        assert!(
+            stdout(&help).contains(&format!("\n  {command} ")),
+            "{}",
+            stdout(&help)
+        );
+    }
+}
+
+#[test]
+fn a_taken_http_address_is_named() {
+    let places = Places::new();
+    let _taken = TcpListener::bind(places.http).unwrap();
+    places.run_fails(UNAVAILABLE, &[&places.http.to_string(), "[http] listen"]);
+}
+
+#[test]
+fn a_taken_signalling_address_is_named() {
+    let places = Places::new();
+    let _taken = TcpListener::bind(places.signal).unwrap();
+    places.run_fails(
+        UNAVAILABLE,
+        &[&places.signal.to_string(), "[signal-server] listen"],
+    );
+}
+
+#[test]
+fn a_taken_udp_port_is_named() {
+    let places = Places::new();
+    let _taken = UdpSocket::bind(("0.0.0.0", places.udp_port)).unwrap();
+    places.run_fails(
+        UNAVAILABLE,
+        &[&places.udp_port.to_string(), "[peer] udp-port"],
+    );
+}
+
+#[test]
+fn an_address_of_another_machine_is_named() {
+    let mut places = Places::new();
+    places.http = "192.0.2.1:8080".parse().unwrap();
+    places.run_fails(UNAVAILABLE, &["192.0.2.1:8080", "[http] listen"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_is_named() {
+    let mut places = Places::new();
+    // Where not even root may make a folder.
+    places.store = "/sys/edgeseed".into();
+    places.run_fails(PERMISSION, &["/sys/edgeseed"]);
+}
+
+#[test]
+fn a_file_where_the_store_should_be_is_named() {
+    let mut places = Places::new();
+    let file = places.dir.path().join("file");
+    std::fs::write(&file, "not a folder").unwrap();
+    places.store = file.to_str().unwrap().to_owned();
+    places.run_fails(UNAVAILABLE, &[&places.store]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a folder");
+}
+
+#[tokio::test]
+async fn a_box_with_nothing_to_finish_stops_at_once_with_0() {
+    let origin = Origin::start(Live::default()).await;
+    let daemon = Daemon::start(Setup::channel("news", origin.url())).await;
+    let ended = daemon.stop().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.after < Duration::from_secs(3), "{:?}", ended.after);
+    assert!(!ended.stderr.contains("ERROR"), "{}", ended.stderr);
+}
