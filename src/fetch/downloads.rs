@@ -44,7 +44,6 @@ pub(super) struct Downloads {
     queue: VecDeque<Job>,
     active: HashMap<MediaSequence, (Announced, AbortHandle)>,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
-    failing: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +90,6 @@ impl Downloads {
             queue: VecDeque::new(),
             active: HashMap::new(),
             tasks: JoinSet::new(),
-            failing: false,
         }
     }
 
@@ -191,9 +189,7 @@ impl Downloads {
         let channel = &self.means.board.channel;
         match result {
             Ok(()) => {
-                if std::mem::take(&mut self.failing) {
-                    log::info!("channel {channel}: segments arrive again");
-                }
+                self.means.board.segment(self.rendition, None);
             }
             Err(DownloadError::Store(StoreError::NotWanted)) => {}
             Err(DownloadError::Origin(error)) if job.failures + 1 < ATTEMPTS => {
@@ -204,10 +200,8 @@ impl Downloads {
             }
             Err(error) => {
                 self.means.store.give_up(channel, &job.announced);
-                if !std::mem::replace(&mut self.failing, true) {
-                    let uri = &job.announced.uri;
-                    log::warn!("channel {channel}: segment {sequence} ({uri}) given up: {error}");
-                }
+                let error = format!("segment {sequence} given up: {error}");
+                self.means.board.segment(self.rendition, Some(&error));
             }
         }
     }

@@ -64,6 +64,8 @@ pub struct PlaylistStatus {
     pub ended: bool,
     /// Why it cannot be loaded, if it cannot.
     pub failure: Option<Failure>,
+    /// Why its segments are given up, until one arrives again.
+    pub segment_failure: Option<Failure>,
 }
 
 /// Where the tasks of one channel write down how they fare.
@@ -112,6 +114,7 @@ impl Board {
             last_reload: None,
             ended: false,
             failure: None,
+            segment_failure: None,
         };
         self.status.send_modify(|status| {
             let playlists: Vec<_> = playlists.iter().map(playlist).collect();
@@ -163,6 +166,32 @@ impl Board {
         });
     }
 
+    /// A segment was given up for this reason, or (`None`) one has arrived.
+    pub(super) fn segment(&self, rendition: RenditionIndex, error: Option<&str>) {
+        let channel = &self.channel;
+        self.status.send_if_modified(|status| {
+            let Some(playlist) = status.playlists.get_mut(usize::from(rendition.0)) else {
+                return false;
+            };
+            let failing = playlist.segment_failure.is_some();
+            match error {
+                Some(error) => {
+                    if !failing {
+                        log::warn!("channel {channel}: {error}");
+                    }
+                    fail(&mut playlist.segment_failure, error);
+                }
+                None if failing => {
+                    playlist.segment_failure = None;
+                    log::info!("channel {channel}: segments arrive again");
+                }
+                None => return false,
+            }
+            status.summarize();
+            true
+        });
+    }
+
     /// Since when the newest listed segment has been missing here; `None` once it is stored.
     /// `live_edge_lag_ms` is the longest of these of all renditions.
     pub(super) fn set_behind(&self, rendition: RenditionIndex, since: Option<Instant>) {
@@ -186,7 +215,10 @@ impl ChannelStatus {
     /// A failure is over once every playlist has been loaded since.
     fn summarize(&mut self) {
         let loaded = self.playlists.iter().all(|p| p.last_reload.is_some());
-        match self.playlists.iter().find_map(|p| p.failure.as_ref()) {
+        let failures = self.playlists.iter();
+        let mut failures =
+            failures.filter_map(|p| p.failure.as_ref().or(p.segment_failure.as_ref()));
+        match failures.next() {
             Some(failure) => fail(&mut self.failure, &failure.error),
             None if loaded => self.failure = None,
             None => {}
