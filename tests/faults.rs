@@ -19,7 +19,7 @@ use support::viewer::{Outcome, Viewer};
 
 /// How long it may take until a fault is reported: a request without an answer is given up after
 /// some seconds only.
-const TOLD_WITHIN: Duration = Duration::from_secs(20);
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long it may take until a channel is well again: a failing origin is asked less and less
 /// often.

@@ -23,8 +23,9 @@ pub const MAX_SEGMENT: u64 = 64 << 20;
 
 /// A connection takes one round trip; five seconds is a dead address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Silence for as long as a long segment lasts: what comes after that is of no use to anybody.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Silence for longer than most segments last: what comes after that is of little use, and a new
+/// connection may do better.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole playlist; it is small.
 const PLAYLIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// For a whole segment, so that one that trickles does not hold its place for ever.
