@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::fmt;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -110,9 +111,9 @@ fn runtime() -> Result<Runtime, Failure> {
 }
 
 /// Prints a line for a person or a script to read.
-#[allow(clippy::print_stdout)]
 fn say(line: &str) {
-    println!("{line}");
+    // Whoever reads may have seen enough and gone (`| head -1`).
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
@@ -129,6 +130,7 @@ fn check(path: &Path) -> Result<(), Failure> {
 /// The daemon. A SIGHUP reads the file again: a good one is taken by ending what is being sent and
 /// building every part anew, a bad one leaves the old in force.
 async fn run(path: &Path) -> Result<(), Failure> {
+    raise_file_limit();
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
     let mut config = Config::load(path).map_err(Failure::Config)?;
@@ -145,7 +147,10 @@ async fn run(path: &Path) -> Result<(), Failure> {
         let mut reloaded = None;
         let stopped = async {
             tokio::select! {
-                () = stop.requested() => log::info!("asked to stop"),
+                () = stop.requested() => {
+                    systemd::stopping();
+                    log::info!("asked to stop");
+                }
                 new = next_config(&mut hangup, path, &config) => reloaded = Some(new),
             }
         };
@@ -165,6 +170,23 @@ async fn run(path: &Path) -> Result<(), Failure> {
                     .map_err(Failure::Daemon)?
             }
         };
+    }
+}
+
+/// Each viewer's signalling socket and each file that is being sent costs a descriptor, and the usual
+/// soft limit is 1024. systemd's and the kernel's hard limit is what the operator means.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log::warn!(
+            "the limit of open files stays at {:?}: {error}",
+            limit.current
+        );
     }
 }
 

@@ -76,11 +76,12 @@ impl DaemonError {
     /// The exit code for this error ([`crate::exit`]).
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Store(error) if error.is_permission() => exit::PERMISSION,
-            Self::Peer(PeerError::Permission(_))
+            // A store that cannot be written, whatever the system's word for it.
+            Self::Store(_)
+            | Self::Peer(PeerError::Permission(_))
             | Self::Http(HttpError::Permission(_))
             | Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
-            Self::Store(_) | Self::Peer(_) | Self::Signal(_) | Self::Http(_) => exit::UNAVAILABLE,
+            Self::Peer(_) | Self::Signal(_) | Self::Http(_) => exit::UNAVAILABLE,
             Self::Fetch(_) | Self::Bug(_) => exit::SOFTWARE,
         }
     }
@@ -259,7 +260,6 @@ impl Daemon {
             ended = servers.join_next() => ended,
             ended = rest.join_next() => ended,
         };
-        systemd::stopping();
         serving.cancel();
         // Viewers first: what is being sent is sent whole, for `stop-timeout` at most.
         while servers.join_next().await.is_some() {}

@@ -50,6 +50,8 @@
 //!   have drifted behind theirs (measured: 300 to 830 ms of waiting, against 10 to 30 ms).
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
+//! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,
+//!   and `edgeseed_served_bytes_total{via="http"}` stays 0.
 //! - `stop-timeout` is in `[peer]`: it is viewers who are waited for.
 
 pub mod budget;

@@ -233,7 +233,7 @@ fn a_file_where_the_store_should_be_is_named() {
     let file = places.dir.path().join("file");
     std::fs::write(&file, "not a folder").unwrap();
     places.store = file.to_str().unwrap().to_owned();
-    places.run_fails(UNAVAILABLE, &[&places.store]);
+    places.run_fails(PERMISSION, &[&places.store]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "not a folder");
 }
 

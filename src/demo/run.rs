@@ -62,7 +62,7 @@ impl DemoError {
 ///
 /// # Errors
 /// [`DemoError`] when a part cannot start.
-#[allow(clippy::print_stdout)]
+#[allow(clippy::print_stdout)] // its output is for the person who started it
 pub async fn run(listen: SocketAddr, stop: impl Future<Output = ()>) -> Result<(), DemoError> {
     let folder = tempfile::Builder::new()
         .prefix("edgeseed-demo-")

@@ -44,6 +44,8 @@ pub(super) struct Downloads {
     queue: VecDeque<Job>,
     active: HashMap<MediaSequence, (Announced, AbortHandle)>,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
+    /// Attempts that failed since a segment last arrived.
+    failures_in_a_row: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +92,7 @@ impl Downloads {
             queue: VecDeque::new(),
             active: HashMap::new(),
             tasks: JoinSet::new(),
+            failures_in_a_row: 0,
         }
     }
 
@@ -189,11 +192,18 @@ impl Downloads {
         let channel = &self.means.board.channel;
         match result {
             Ok(()) => {
+                self.failures_in_a_row = 0;
                 self.means.board.segment(self.rendition, None);
             }
             Err(DownloadError::Store(StoreError::NotWanted)) => {}
             Err(DownloadError::Origin(error)) if job.failures + 1 < ATTEMPTS => {
                 log::debug!("channel {channel}: segment {sequence}: {error}; tries again");
+                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+                if self.failures_in_a_row >= ATTEMPTS {
+                    // Newer segments go before second tries, so that none may ever be given up.
+                    let error = format!("segments fail, {sequence} last: {error}");
+                    self.means.board.segment(self.rendition, Some(&error));
+                }
                 job.not_before = Instant::now() + FIRST_RETRY * (1 << job.failures);
                 job.failures += 1;
                 self.queue.push_front(job);

@@ -240,7 +240,16 @@ struct WatchConfig<'a> {
 struct WatchChannel<'a> {
     name: &'a ChannelName,
     id: &'a ChannelId,
-    url: &'a Url,
+    url: Url,
+}
+
+/// The page is for the whole LAN, and browsers refuse to load such an address anyway.
+fn without_password(url: &Url) -> Url {
+    let mut bare = url.clone();
+    // Only fails for URLs that have no host, which a channel's always has.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    bare
 }
 
 async fn watch_config(State(sources): AppState) -> Response {
@@ -251,7 +260,7 @@ async fn watch_config(State(sources): AppState) -> Response {
             .map(|channel| WatchChannel {
                 name: &channel.config.name,
                 id: &channel.config.id,
-                url: &channel.config.url,
+                url: without_password(&channel.config.url),
             })
             .collect(),
         signal: &sources.signal,

@@ -134,11 +134,8 @@ fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
 
 /// A query may hold a token, and the authority a password; the page is for the whole LAN.
 fn without_secrets(url: &url::Url) -> String {
-    let mut bare = url.clone();
+    let mut bare = super::without_password(url);
     bare.set_query(None);
-    // Only fails for URLs that have no host, which a channel's always has.
-    let _ = bare.set_username("");
-    let _ = bare.set_password(None);
     bare.into()
 }
 

@@ -55,6 +55,10 @@ const ICE_MAX_CHECKS: u16 = 200;
 /// announce (64 KiB) has to fit.
 const SCTP_RECEIVE_BUFFER: u32 = 128 * 1024;
 
+/// Candidates of one viewer that are tried, those of its offer apart: a browser has one for each of
+/// its interfaces, and each costs checks towards an address that the viewer chose.
+const MAX_CANDIDATES: u8 = 16;
+
 /// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
 /// acknowledgement takes milliseconds, it is half of a viewer's patience. The stack takes the time
 /// as an argument, so a stall is ended by telling it that this much has passed.
@@ -80,6 +84,7 @@ pub(super) struct Connection {
     segments: LinearMap<RequestId, Arc<Segment>, MAX_SEGMENTS>,
     share: Option<Share>,
     told_of_bad_message: bool,
+    candidates: u8,
     segments_sent: u64,
     bytes_sent: u64,
     lacks: u64,
@@ -153,6 +158,7 @@ impl Connection {
             segments: LinearMap::new(),
             share: None,
             told_of_bad_message: false,
+            candidates: 0,
             segments_sent: 0,
             bytes_sent: 0,
             lacks: 0,
@@ -191,9 +197,11 @@ impl Connection {
     /// be resolved: the viewer's checks come in from its real one.
     pub(super) fn candidate(&mut self, candidate: &str) {
         let candidate = candidate.strip_prefix("a=").unwrap_or(candidate);
-        if candidate.is_empty() || candidate.contains(".local") {
+        if candidate.is_empty() || candidate.contains(".local") || self.candidates >= MAX_CANDIDATES
+        {
             return;
         }
+        self.candidates += 1;
         let init = RTCIceCandidateInit {
             candidate: candidate.to_owned(),
             ..Default::default()
@@ -420,6 +428,7 @@ impl Connection {
                         CloseReason::ByPeer => "the viewer said CLOSE",
                         CloseReason::PeerError => "the viewer said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
+                        CloseReason::Stuck => "it acknowledged nothing for too long",
                         CloseReason::Stopped => "the box stops",
                     });
                 }

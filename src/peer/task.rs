@@ -126,7 +126,11 @@ impl Task {
                     give_up_at = Some(Instant::now() + self.config.stop_timeout);
                     self.begin_stop(&mut dirty);
                 }
-                Some(command) = self.commands.recv() => self.command(command, &mut dirty),
+                Some(command) = self.commands.recv() => {
+                    self.command(command, &mut dirty);
+                    // However many commands there are, the viewers are heard in between.
+                    self.read(&mut dirty);
+                }
                 readable = self.socket.readable() => {
                     if let Err(error) = readable {
                         log::error!("the viewers' socket is broken: {error}");

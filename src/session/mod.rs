@@ -51,6 +51,10 @@ const MAX_PROBES: u8 = 3;
 /// retransmission timeout is three times the least one.
 const MAX_STALLS: u8 = 3;
 
+/// How long a peer may acknowledge nothing before its channel is closed: it gave the segment up after
+/// 2 s, and holds memory that others could use. Wi-Fi that roams takes some 3 s.
+pub const STUCK_AFTER: Duration = Duration::from_secs(10);
+
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionConfig {
@@ -139,6 +143,8 @@ pub enum CloseReason {
     PeerError,
     /// Too many messages that are not of the protocol.
     BadMessages,
+    /// Nothing of what was sent has been acknowledged for [`STUCK_AFTER`].
+    Stuck,
     /// The daemon stops, and everything under way has been sent.
     Stopped,
 }
@@ -184,6 +190,8 @@ pub struct Session {
 #[derive(Debug)]
 struct Progress {
     outstanding: usize,
+    /// When bytes were last acknowledged, or there was nothing to acknowledge.
+    since: Option<Instant>,
     probe_at: Option<Instant>,
     probes: u8,
 }
@@ -200,6 +208,7 @@ impl Session {
             bad_messages: 0,
             progress: Progress {
                 outstanding: 0,
+                since: None,
                 probe_at: None,
                 probes: 0,
             },
@@ -236,8 +245,17 @@ impl Session {
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
         let progress = &mut self.progress;
+        if outstanding < progress.outstanding || progress.outstanding == 0 {
+            progress.since = Some(now);
+        }
+        let stuck = progress
+            .since
+            .is_some_and(|since| now >= since + STUCK_AFTER);
         if outstanding == 0 {
+            progress.since = None;
             progress.probe_at = None;
+        } else if stuck && !self.closed {
+            self.close(CloseReason::Stuck);
         } else if outstanding != progress.outstanding || progress.probe_at.is_none() {
             if outstanding < progress.outstanding || progress.outstanding == 0 {
                 progress.probes = 0;
@@ -273,7 +291,11 @@ impl Session {
                 WaitState::Asked { .. } | WaitState::Ready { .. } => None,
             })
             .min();
-        [held, self.progress.probe_at].into_iter().flatten().min()
+        let stuck = self.progress.since.map(|since| since + STUCK_AFTER);
+        [held, self.progress.probe_at, stuck]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do, while `outstanding` bytes are on their way to the peer.

@@ -284,17 +284,18 @@ fn probes(outputs: &[Output]) -> usize {
 }
 
 #[test]
-fn bytes_that_are_not_acknowledged_are_asked_about_and_then_called_lost() {
+fn bytes_never_acknowledged_are_asked_about_then_called_lost_then_given_up() {
     let mut f = Fixture::new();
     f.request("a.ts");
     f.answer(Found::Ready { size: 3000 });
     f.drain();
     let mut sent = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..600 {
         f.session.settle(f.now, f.outstanding, CURRENT);
         sent.extend(f.drain());
         f.advance(20);
     }
+    assert_eq!(sent.pop(), Some(Output::Close(CloseReason::Stuck)));
     assert_eq!(probes(&sent), usize::from(MAX_PROBES));
     let (probed, stalled) = sent.split_at(MAX_PROBES.into());
     assert_eq!(probes(probed), probed.len(), "probes come first");

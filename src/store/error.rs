@@ -39,11 +39,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether it is for want of a permission (exit code 77).
-    pub fn is_permission(&self) -> bool {
-        matches!(self, Self::Permission { .. })
-    }
-
     pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
         |source| {
             let path = path.to_owned();

@@ -313,6 +313,9 @@ impl<S: Stored> Index<S> {
             .max_by_key(|(_, number)| *number);
         match fitting.and_then(|key| channel.entries.get(key)) {
             Some(entry) => match &entry.state {
+                // Found at start, and no playlist has been loaded since that says it is still
+                // what is meant by this name.
+                State::Ready(_) if channel.alive.is_none() => Lookup::Coming,
                 State::Ready(segment) => Lookup::Ready(segment.clone()),
                 State::Coming(_) => Lookup::Coming,
                 State::Gone => Lookup::Absent,
