@@ -636,3 +636,24 @@ fn a_folder_that_cannot_be_written_to_is_found_at_start() {
     };
     assert!(Store::open(config, [news()], Arc::default()).is_err());
 }
+
+#[tokio::test]
+async fn what_is_no_regular_file_does_not_hold_up_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("news");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["0-7-00000001.seg", "x.part"] {
+        let made = std::process::Command::new("mkfifo")
+            .arg(folder.join(name))
+            .status();
+        assert!(made.unwrap().success());
+    }
+    let config = StoreConfig {
+        dir: dir.path().into(),
+        max_size: 1 << 20,
+        min_free: 0,
+    };
+    let opening = tokio::task::spawn_blocking(|| Store::open(config, [news()], Arc::default()));
+    let opened = tokio::time::timeout(Duration::from_secs(10), opening).await;
+    assert!(opened.expect("opens at once").unwrap().is_ok());
+}

@@ -33,7 +33,7 @@ impl<'a> Document<'a> {
             vec![Mistake {
                 line: line_of(text, error.span.start),
                 key: String::new(),
-                message: format!("not TOML: {}", error.kind),
+                message: format!("not TOML: {error}"),
             }]
         })?;
         let root = match value.take() {

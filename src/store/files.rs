@@ -190,8 +190,13 @@ pub(super) fn prepare(dir: &Path, channels: &[ChannelName]) -> Result<(), StoreE
 /// Notes where the segments of a folder come from; whether it is what was noted before.
 pub(super) fn note_sources(folder: &Path, text: &str) -> Result<bool, StoreError> {
     let path = folder.join(SOURCES);
-    if fs::read(&path).is_ok_and(|noted| noted == text.as_bytes()) {
+    let same = |noted: Vec<u8>| noted == text.as_bytes();
+    if path.is_file() && fs::read(&path).is_ok_and(same) {
         return Ok(true);
+    }
+    // Before the new note is there: a crash in between costs segments, and mixes none.
+    for path in files_of(folder, &[SEGMENT]) {
+        unlink(&path);
     }
     let mut part = PartFile::create(&path)?;
     part.write(text.as_bytes())?;
@@ -256,7 +261,11 @@ fn files_of(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
-    let paths = entries.flatten().map(|entry| entry.path());
+    // Opening anything else, a FIFO for one, may wait for ever.
+    let files = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let paths = files.map(|entry| entry.path());
     let ours = |path: &PathBuf| {
         let extension = path.extension().and_then(OsStr::to_str);
         extension.is_some_and(|extension| extensions.contains(&extension))
