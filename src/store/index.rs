@@ -338,6 +338,15 @@ impl<S: Stored> Index<S> {
         summary
     }
 
+    /// The highest number that is stored, over all renditions. Each viewer asks for it at every
+    /// datagram, so it looks at the end of each rendition and not at every segment.
+    pub(super) fn newest_of_all(&self, name: &ChannelName) -> Option<MediaSequence> {
+        let ((last, _), _) = self.channels.get(name)?.entries.last_key_value()?;
+        (0..=last.0)
+            .filter_map(|rendition| self.newest(name, RenditionIndex(rendition)))
+            .max()
+    }
+
     /// The highest number that is stored of one rendition.
     pub(super) fn newest(
         &self,
@@ -543,6 +552,7 @@ mod tests {
             "other number"
         );
         assert_eq!(index.summary(&news()).newest, Some(MediaSequence(1)));
+        assert_eq!(index.newest_of_all(&news()), Some(MediaSequence(1)));
     }
 
     #[test]

@@ -241,7 +241,7 @@ impl Store {
 
     /// The highest number that is stored of the channel, over all renditions.
     pub fn newest(&self, channel: &ChannelName) -> Option<MediaSequence> {
-        self.summary(channel).newest
+        self.inner.index().newest_of_all(channel)
     }
 
     /// The highest number that is stored of one rendition.
