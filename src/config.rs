@@ -16,6 +16,7 @@ use url::Url;
 
 use self::reader::{Document, Section};
 use crate::ids::{ChannelId, ChannelName};
+use crate::sibling::proof::{MIN_SECRET, Secret};
 
 /// Everything the daemon is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +97,9 @@ pub struct PeerConfig {
     pub udp_port: u16,
     /// How long a stop waits for segments that are being sent.
     pub stop_timeout: Duration,
+    /// What the boxes of one operator share: with it, those of one LAN fetch each segment once
+    /// for all of them. Without it, this box has no siblings.
+    pub sibling_secret: Option<Secret>,
 }
 
 /// `[store]`
@@ -140,6 +144,8 @@ impl Default for PeerConfig {
             // Twice the 2 s within which a viewer wants a segment: whatever is under way then is
             // wanted by nobody.
             stop_timeout: Duration::from_secs(4),
+            // One box in a LAN is the rule, and a secret that everybody knows is none.
+            sibling_secret: None,
         }
     }
 }
@@ -473,6 +479,18 @@ fn peer(document: &mut Document) -> PeerConfig {
         "stop-timeout",
         &mut config.stop_timeout,
         |value| reader::duration(value, Duration::ZERO, Duration::from_secs(60)),
+    );
+    section.set(
+        document,
+        "sibling-secret",
+        &mut config.sibling_secret,
+        |value| match reader::text(value)? {
+            text if text.len() < MIN_SECRET => Err(format!(
+                "is too short: use at least {MIN_SECRET} characters that nobody guesses, for \
+                 example what `openssl rand -hex 16` prints, the same on each box"
+            )),
+            text => Ok(Some(Secret::new(text))),
+        },
     );
     section.finish(document);
     config

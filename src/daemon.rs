@@ -21,6 +21,7 @@ use crate::fetch::{self, ChannelStatus, OriginClient, OriginError};
 use crate::http::{self, HttpError, SignalAddress};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerError, Peers};
+use crate::sibling::Siblings;
 use crate::signal::client;
 use crate::signal::server::Server as SignalServer;
 use crate::signal::server::SignalError;
@@ -94,6 +95,7 @@ pub struct Daemon {
     budget: Budget,
     store: Store,
     origin: OriginClient,
+    siblings: Siblings,
     peers: Peers,
     signal_server: Option<SignalServer>,
     http: http::Server,
@@ -114,11 +116,16 @@ impl Daemon {
         let store = Store::open(config.store.clone(), names().cloned(), Arc::clone(&metrics))
             .map_err(DaemonError::Store)?;
         let origin = OriginClient::new().map_err(DaemonError::Fetch)?;
+        let (siblings, asks) = Siblings::new();
+        let ids = config.channels.iter();
         let peers = Peers::bind(peer::Parts {
             config: config.peer.clone(),
             store: store.clone(),
             budget: budget.clone(),
             metrics: Arc::clone(&metrics),
+            channel_ids: ids.map(|c| (c.name.clone(), c.id.clone())).collect(),
+            siblings: siblings.clone(),
+            asks,
         })
         .map_err(DaemonError::Peer)?;
         let signal_server = match &config.signal_server {
@@ -145,6 +152,7 @@ impl Daemon {
             budget,
             store,
             origin,
+            siblings,
             peers,
             signal_server,
             http,
@@ -195,6 +203,7 @@ impl Daemon {
                     self.origin.clone(),
                     self.store.clone(),
                     self.budget.clone(),
+                    self.siblings.clone(),
                     Arc::clone(&numbers),
                     status_in,
                     serving.clone(),

@@ -56,6 +56,12 @@ text_id! {
     SegmentUri
 }
 
+text_id! {
+    /// A box, for as long as its process runs: what the boxes of one operator know each other by
+    /// ([`crate::sibling`]).
+    BoxId
+}
+
 /// Position of a segment in its media playlist (RFC 8216 section 3): the first one has the value
 /// of `EXT-X-MEDIA-SEQUENCE`, each next one is greater by one. `sn` on the data channel.
 #[derive(

@@ -69,6 +69,7 @@ pub mod logging;
 pub mod metrics;
 pub mod peer;
 pub mod session;
+pub mod sibling;
 pub mod signal;
 pub mod store;
 pub mod systemd;

@@ -57,6 +57,19 @@ pub struct OriginResults {
     pub error: Counter,
 }
 
+/// How segments were asked of sibling boxes (`result` of `edgeseed_sibling_requests_total`).
+#[derive(Debug, Default)]
+pub struct SiblingResults {
+    /// Delivered whole.
+    pub ok: Counter,
+    /// It did not have the segment.
+    pub lack: Counter,
+    /// Late, wrong, or gone; fetched from the origin instead.
+    pub failed: Counter,
+    /// Bytes of segments received, `edgeseed_sibling_bytes_total`.
+    pub bytes: Counter,
+}
+
 /// The numbers of one channel.
 #[derive(Debug, Default)]
 pub struct ChannelMetrics {
@@ -66,6 +79,8 @@ pub struct ChannelMetrics {
     pub origin_playlists: OriginResults,
     /// `edgeseed_origin_requests_total{kind="segment"}`.
     pub origin_segments: OriginResults,
+    /// `edgeseed_sibling_requests_total` and `edgeseed_sibling_bytes_total`.
+    pub siblings: SiblingResults,
     /// Segment bytes sent over data channels, `edgeseed_served_bytes_total{via="p2p"}`.
     pub served_p2p_bytes: Counter,
     /// Segment bytes sent over plain HTTP, `edgeseed_served_bytes_total{via="http"}`.

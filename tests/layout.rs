@@ -15,7 +15,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("systemd", &[]),
     ("budget", &[]),
     ("metrics", &["ids"]),
-    ("config", &["ids"]),
+    ("sibling", &["ids", "budget"]),
+    ("config", &["ids", "sibling"]),
     ("cli", &[]),
     ("wire", &["ids"]),
     ("session", &["ids", "wire"]),
@@ -23,12 +24,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("store", &["ids", "config", "metrics"]),
     (
         "fetch",
-        &["ids", "config", "budget", "metrics", "hls", "store"],
+        &[
+            "ids", "config", "budget", "metrics", "hls", "store", "sibling",
+        ],
     ),
     (
         "peer",
         &[
-            "ids", "config", "budget", "metrics", "wire", "session", "store",
+            "ids", "config", "budget", "metrics", "wire", "session", "store", "sibling",
         ],
     ),
     ("signal", &["ids", "metrics"]),
@@ -41,8 +44,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "ids", "config", "budget", "metrics", "store", "fetch", "peer", "signal", "http",
-            "exit", "systemd",
+            "ids", "config", "budget", "metrics", "store", "sibling", "fetch", "peer", "signal",
+            "http", "exit", "systemd",
         ],
     ),
     ("demo", &["config", "daemon", "exit", "http", "peer"]),
@@ -62,6 +65,7 @@ const PURE: &[&str] = &[
     "ids.rs",
     "peer/sdp.rs",
     "store/index.rs",
+    "sibling/proof.rs",
     "signal/messages.rs",
     "signal/data.rs",
     "signal/swarm.rs",

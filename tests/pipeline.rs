@@ -14,6 +14,7 @@ use edgeseed::config::{ChannelConfig, StoreConfig, Variants};
 use edgeseed::fetch::{self, ChannelState, ChannelStatus, OriginClient};
 use edgeseed::ids::{ChannelName, MediaSequence};
 use edgeseed::metrics::Metrics;
+use edgeseed::sibling::Siblings;
 use edgeseed::store::{Found, Segment, Store};
 use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -168,6 +169,7 @@ impl Pipeline {
             OriginClient::new().unwrap(),
             store.clone(),
             Budget::new(4 << 20),
+            Siblings::new().0,
             metrics.channel(&news()),
             sender,
             stop.clone(),

@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::ids::ChannelName;
 use crate::peer::{self, PeerKey};
-use crate::signal::{DataForm, SignalData, client};
+use crate::sibling::proof::Proof;
+use crate::signal::{DataForm, SiblingProof, SignalData, client};
 
 /// Viewers remembered for having sent `data` as a string; further ones are answered with an
 /// object, which every known client takes. More offers than this are never under way.
@@ -68,23 +69,30 @@ fn commands(
     };
     match event {
         client::Event::Signal { from, data, form } => match data {
-            SignalData::Offer { sdp, .. } => {
+            SignalData::Offer { sdp, sibling } => {
                 let key = key(from);
                 spellers.remember(&key, form);
-                vec![peer::Command::Offer { key, sdp }]
+                let proof = sibling.map(read_proof);
+                vec![peer::Command::Offer { key, sdp, proof }]
+            }
+            SignalData::Answer { sdp, sibling } => {
+                let (key, proof) = (key(from), sibling.map(read_proof));
+                vec![peer::Command::Answer { key, sdp, proof }]
             }
             SignalData::Candidate { candidate, .. } => vec![peer::Command::Candidate {
                 key: key(from),
                 candidate,
             }],
-            // We make no offers, so nobody owes us an answer.
-            SignalData::Answer { .. } | SignalData::EndOfCandidates => Vec::new(),
+            SignalData::EndOfCandidates => Vec::new(),
         },
+        client::Event::Connect { to, initiator } if initiator => {
+            vec![peer::Command::Call { key: key(to) }]
+        }
         client::Event::Drop { peers } => peers
             .into_iter()
             .map(|peer| peer::Command::Drop { key: key(peer) })
             .collect(),
-        // An offer follows a `connect`; open channels outlive the signalling socket.
+        // An offer follows another `connect`; open channels outlive the signalling socket.
         _ => Vec::new(),
     }
 }
@@ -97,24 +105,58 @@ pub(super) async fn answers(
     spellers: &Spellers,
 ) {
     while let Some(event) = from_peers.recv().await {
-        let (key, command) = match event {
-            peer::Event::Answer { key, sdp } => {
-                let to = key.peer.clone();
-                let data = SignalData::Answer { sdp, sibling: None };
-                let form = spellers.take(&key);
-                (key, client::Command::Signal { to, data, form })
-            }
-            peer::Event::Failed { key } => {
-                spellers.take(&key);
-                let peer = key.peer.clone();
-                (key, client::Command::Failed { peer })
-            }
-        };
+        let (key, command) = command(event, spellers);
         // Never waits: a channel whose signalling is gone must not hold up the others.
         if let Some(server) = to_servers.get(&key.channel)
             && let Err(error) = server.try_send(command)
         {
             log::debug!("{key}: cannot be answered: {error}");
         }
+    }
+}
+
+fn command(event: peer::Event, spellers: &Spellers) -> (PeerKey, client::Command) {
+    match event {
+        peer::Event::Answer { key, sdp, proof } => {
+            let to = key.peer.clone();
+            let sibling = proof.map(write_proof);
+            let data = SignalData::Answer { sdp, sibling };
+            let form = spellers.take(&key);
+            (key, client::Command::Signal { to, data, form })
+        }
+        peer::Event::Offer { key, sdp, proof } => {
+            let to = key.peer.clone();
+            let sibling = Some(write_proof(proof));
+            let data = SignalData::Offer { sdp, sibling };
+            let form = DataForm::Object;
+            (key, client::Command::Signal { to, data, form })
+        }
+        peer::Event::Opened { key } => {
+            let peer = key.peer.clone();
+            (key, client::Command::Opened { peer })
+        }
+        peer::Event::Closed { key } => {
+            let peer = key.peer.clone();
+            (key, client::Command::Closed { peer })
+        }
+        peer::Event::Failed { key } => {
+            spellers.take(&key);
+            let peer = key.peer.clone();
+            (key, client::Command::Failed { peer })
+        }
+    }
+}
+
+fn read_proof(proof: SiblingProof) -> Proof {
+    Proof {
+        id: proof.id.into(),
+        mac: proof.mac,
+    }
+}
+
+fn write_proof(proof: Proof) -> SiblingProof {
+    SiblingProof {
+        id: proof.id.as_str().to_owned(),
+        mac: proof.mac,
     }
 }

@@ -10,11 +10,13 @@ use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use super::client::{OriginClient, OriginError};
+use super::neighbour::{self, Wanted};
 use super::status::Board;
 use crate::budget::Budget;
 use crate::hls::MediaSegment;
 use crate::ids::{MediaSequence, RenditionIndex};
 use crate::metrics::OriginKind;
+use crate::sibling::Siblings;
 use crate::store::{Announced, Store, StoreError};
 
 /// One that arrives at the live edge, one that is late, one of the backlog. More would make each
@@ -33,6 +35,7 @@ pub(super) struct Means {
     pub(super) client: OriginClient,
     pub(super) store: Store,
     pub(super) budget: Budget,
+    pub(super) siblings: Siblings,
     pub(super) board: Board,
 }
 
@@ -41,6 +44,8 @@ pub(super) struct Means {
 pub(super) struct Downloads {
     means: Means,
     rendition: RenditionIndex,
+    /// The playlist's address, as other boxes know it.
+    playlist: String,
     queue: VecDeque<Job>,
     active: HashMap<MediaSequence, (Announced, AbortHandle)>,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
@@ -52,6 +57,8 @@ pub(super) struct Downloads {
 struct Job {
     announced: Announced,
     url: Url,
+    playlist: String,
+    epoch: Instant,
     failures: u32,
     not_before: Instant,
 }
@@ -85,10 +92,11 @@ impl From<StoreError> for DownloadError {
 }
 
 impl Downloads {
-    pub(super) fn new(means: Means, rendition: RenditionIndex) -> Self {
+    pub(super) fn new(means: Means, rendition: RenditionIndex, playlist: String) -> Self {
         Self {
             means,
             rendition,
+            playlist,
             queue: VecDeque::new(),
             active: HashMap::new(),
             tasks: JoinSet::new(),
@@ -97,8 +105,8 @@ impl Downloads {
     }
 
     /// Announces `segments` and fetches them in this order, before whatever still waits: they are
-    /// nearer to the live edge.
-    pub(super) fn add(&mut self, segments: Vec<MediaSegment>) {
+    /// nearer to the live edge. Their numbers have had this meaning since `epoch`.
+    pub(super) fn add(&mut self, segments: Vec<MediaSegment>, epoch: Instant) {
         let now = Instant::now();
         let jobs = segments.into_iter().filter_map(|segment| {
             let url = segment.source.ok()?;
@@ -110,6 +118,8 @@ impl Downloads {
             Some(Job {
                 announced,
                 url,
+                playlist: self.playlist.clone(),
+                epoch,
                 failures: 0,
                 not_before: now,
             })
@@ -229,13 +239,23 @@ impl Drop for Downloads {
     }
 }
 
-/// Streams one segment from the origin into the store.
+/// Brings one segment into the store: from another box of this LAN, or else from the origin.
 async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
-    let metrics = &means.board.metrics;
+    let channel = &means.board.channel;
     let share = means.budget.take(RECEIVE_BUFFER).await;
+    let attempt = means.siblings.attempt(channel, &job.announced.uri);
+    let wanted = Wanted {
+        announced: &job.announced,
+        playlist: &job.playlist,
+        epoch: job.epoch,
+    };
+    if job.failures == 0 && neighbour::fetch(means, &wanted).await? {
+        return Ok(());
+    }
+    attempt.fetching();
     let result = stream(means, job).await;
     drop(share);
-    let counted = metrics.origin(OriginKind::Segment);
+    let counted = means.board.metrics.origin(OriginKind::Segment);
     match &result {
         Ok(()) => counted.ok.add(1),
         // Not for lack of the origin.
@@ -245,6 +265,7 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     result
 }
 
+/// Streams one segment from the origin into the store.
 async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.url).await?;
     let channel = &means.board.channel;

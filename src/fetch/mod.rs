@@ -6,6 +6,7 @@
 
 mod client;
 mod downloads;
+mod neighbour;
 mod prefetch;
 mod status;
 

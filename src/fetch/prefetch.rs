@@ -19,6 +19,7 @@ use crate::config::ChannelConfig;
 use crate::hls::{MediaPlaylist, Multivariant, Playlist, Tracker};
 use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
 use crate::metrics::{ChannelMetrics, OriginKind};
+use crate::sibling::Siblings;
 use crate::store::Store;
 
 /// Playlists of one channel that are followed at most: the bandwidth of as many variants is more
@@ -61,6 +62,7 @@ pub async fn run(
     client: OriginClient,
     store: Store,
     budget: Budget,
+    siblings: Siblings,
     metrics: Arc<ChannelMetrics>,
     status: watch::Sender<ChannelStatus>,
     stop: CancellationToken,
@@ -69,6 +71,7 @@ pub async fn run(
         client,
         store,
         budget,
+        siblings,
         board: Board::new(channel.name.clone(), metrics, status),
     };
     stop.run_until_cancelled(prefetch(&channel, &means)).await;
@@ -193,10 +196,13 @@ fn clash<'a>(playlists: impl Iterator<Item = &'a (Instant, MediaPlaylist)>) -> O
 /// Follows every playlist until one is lost.
 async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
     let multivariant = sources.multivariant;
+    let playlists = sources.followed.into_iter().zip(sources.names);
     let followers: FuturesUnordered<_> = (0..)
         .map(RenditionIndex)
-        .zip(sources.followed)
-        .map(|(index, source)| Follower::new(channel, means, index, multivariant).run(source))
+        .zip(playlists)
+        .map(|(index, (source, name))| {
+            Follower::new(channel, means, index, name, multivariant).run(source)
+        })
         .collect();
     // The first to return has lost its playlist; the others are given up with it.
     let mut followers = std::pin::pin!(followers);
@@ -211,6 +217,8 @@ struct Follower<'a> {
     multivariant: bool,
     tracker: Tracker,
     downloads: Downloads,
+    /// Since when its numbers have had the meaning that they have.
+    epoch: Instant,
     newest: Option<MediaSequence>,
     /// The newest listed segment and when it appeared, until it is stored.
     edge: Option<(MediaSequence, Instant)>,
@@ -222,6 +230,7 @@ impl<'a> Follower<'a> {
         channel: &'a ChannelConfig,
         means: &'a Means,
         rendition: RenditionIndex,
+        playlist: String,
         multivariant: bool,
     ) -> Self {
         let mut tracker = Tracker::new(channel.window);
@@ -236,7 +245,8 @@ impl<'a> Follower<'a> {
             rendition,
             multivariant,
             tracker,
-            downloads: Downloads::new(means.clone(), rendition),
+            downloads: Downloads::new(means.clone(), rendition, playlist),
+            epoch: Instant::now(),
             newest: None,
             edge: None,
             restarts_told: false,
@@ -274,6 +284,10 @@ impl<'a> Follower<'a> {
                 }
                 Ok(None) => {
                     let mut ended = false;
+                    let name = &self.channel.name;
+                    self.means
+                        .store
+                        .looked(name, self.rendition, started.into_std());
                     self.means.board.loaded(self.rendition, |p| ended = p.ended);
                     match ended {
                         true => started + ENDED_RECHECK,
@@ -310,6 +324,9 @@ impl<'a> Follower<'a> {
         if update.changed && !update.epoch_changed {
             self.restarts_told = false;
         }
+        if update.epoch_changed || self.newest.is_none() {
+            self.epoch = Instant::now();
+        }
         let numbers: Vec<_> = update.expired.iter().map(|(number, _)| *number).collect();
         self.downloads.cancel(&numbers);
         let expired: Vec<_> = update
@@ -321,8 +338,9 @@ impl<'a> Follower<'a> {
             store.expire(name, &expired);
         }
         if update.changed {
-            self.downloads.add(update.wanted);
+            self.downloads.add(update.wanted, self.epoch);
         }
+        store.looked(name, self.rendition, started.into_std());
         if update.epoch_changed || media.newest() > self.newest {
             self.newest = media.newest();
             let newest = media.segments.last().filter(|s| s.source.is_ok());

@@ -7,54 +7,33 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use heapless::LinearMap;
 use rtc::data_channel::RTCDataChannelId;
-use rtc::peer_connection::configuration::RTCConfigurationBuilder;
-use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
+use rtc::peer_connection::RTCPeerConnection;
 use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
 use rtc::peer_connection::message::RTCMessage;
 use rtc::peer_connection::sdp::RTCSessionDescription;
 use rtc::peer_connection::state::RTCPeerConnectionState;
-use rtc::peer_connection::transport::{
-    CandidateConfig, CandidateHostConfig, RTCIceCandidate, RTCIceCandidateInit,
-};
-use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
+use rtc::peer_connection::transport::RTCIceCandidateInit;
 use rtc::sansio::Protocol;
 use rtc::shared::error::Error as RtcError;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
+use super::asks::Asks;
 use super::sdp::Offer;
+use super::setup::{self, Identity};
 use super::socket::Socket;
 use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
-use crate::ids::MediaSequence;
+use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::session::{
-    Answer, CloseReason, Found, Input, Output, RequestId, Session, SessionConfig,
+    Answer, CloseReason, Found, Input, Output, RequestId, SIBLING_WITHIN, Session, SessionConfig,
 };
+use crate::sibling::{Ask, Siblings};
 use crate::store::{self, Segment, Store};
-use crate::wire::MAX_TEXT;
+use crate::wire::{Claim, MAX_TEXT, Request};
 
 /// Segments that a session can hold on to: one being sent and those that are ready and wait.
 const MAX_SEGMENTS: usize = 16;
-
-/// Silence after which a viewer is taken for gone: 5 s until ICE calls it disconnected (its
-/// default), 5 s more until it has failed. A page that vanished frees its place that soon, and
-/// Wi-Fi that roams (some 3 s) survives.
-const ICE_DISCONNECTED: Duration = Duration::from_secs(5);
-const ICE_FAILED: Duration = Duration::from_secs(5);
-
-/// How often an open connection is checked; the default of ICE.
-const ICE_KEEPALIVE: Duration = Duration::from_secs(2);
-
-/// Interval of connectivity checks: opening takes several, and 20 ms halved the time to open
-/// against the default of 200 ms (stack.md).
-const ICE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Checks of one candidate pair: 200 of 20 ms span the 4 s that the default spans.
-const ICE_MAX_CHECKS: u16 = 200;
-
-/// SCTP receive buffer. Viewers send us REQUESTs, no segments; one message of the size that we
-/// announce (64 KiB) has to fit.
-const SCTP_RECEIVE_BUFFER: u32 = 128 * 1024;
 
 /// Candidates of one viewer that are tried: a browser has one for each of its interfaces, and each
 /// costs checks towards an address that the viewer chose.
@@ -70,6 +49,7 @@ pub(super) struct Context {
     pub(super) store: Store,
     pub(super) budget: Budget,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) siblings: Siblings,
     pub(super) session: SessionConfig,
 }
 
@@ -84,6 +64,10 @@ pub(super) struct Connection {
     address: Option<SocketAddr>,
     segments: LinearMap<RequestId, Arc<Segment>, MAX_SEGMENTS>,
     share: Option<Share>,
+    sibling: Option<BoxId>,
+    /// What this box offered, until that is answered.
+    offered: Option<String>,
+    asks: Asks,
     told_of_bad_message: bool,
     candidates: u8,
     segments_sent: u64,
@@ -107,49 +91,63 @@ pub(super) enum Life {
 }
 
 impl Connection {
-    /// Accepts an offer. Gives the connection and its answer.
+    /// Accepts an offer, of a viewer or of a sibling box. Gives the connection and its answer.
     ///
     /// # Errors
     /// What the WebRTC stack says about the offer.
     pub(super) fn answer(
         now: Instant,
         key: PeerKey,
-        ice_credentials: (String, String),
-        offer: String,
-        hosts: &[SocketAddr],
+        identity: Identity<'_>,
+        offer: &str,
+        sibling: Option<BoxId>,
         context: &Context,
     ) -> Result<(Self, String), RtcError> {
-        let (ufrag, password) = ice_credentials;
-        let settings = SettingEngineBuilder::new()
-            .with_include_loopback_candidate(true)
-            // The default (query) fails an offer where no multicast interface is up, and browsers'
-            // .local candidates need not be resolved (stack.md, "Known traps").
-            .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
-            .with_ice_timeouts(
-                Some(ICE_DISCONNECTED),
-                Some(ICE_FAILED),
-                Some(ICE_KEEPALIVE),
-            )
-            .with_ice_connection_attempts(Some(ICE_CHECK_INTERVAL), Some(ICE_MAX_CHECKS))
-            .with_sctp_max_receive_buffer_size(SCTP_RECEIVE_BUFFER)
-            .with_ice_credentials(ufrag, password)
-            .build();
-        let mut rtc = RTCPeerConnectionBuilder::new()
-            .with_configuration(RTCConfigurationBuilder::new().build())
-            .with_setting_engine(settings)
-            .build(now)?;
-        let offer = Offer::read(&offer);
-        rtc.set_remote_description(now, RTCSessionDescription::offer(offer.sdp)?)?;
-        for host in hosts {
-            rtc.add_local_candidate(host_candidate(*host)?)?;
+        let offer = Offer::read(offer);
+        let (rtc, answer) = setup::answer(now, identity, offer.sdp, sibling.is_some())?;
+        let mut connection = Self::new(now, key, rtc, context);
+        connection.sibling = sibling;
+        for candidate in &offer.candidates {
+            connection.candidate(candidate);
         }
-        let answer = rtc.create_answer(None)?;
-        rtc.set_local_description(now, answer)?;
-        let answer = rtc
-            .local_description()
-            .ok_or_else(|| RtcError::Other("no answer was made".into()))?;
+        Ok((connection, offer.form.write(answer)))
+    }
+
+    /// Calls a peer that may be a sibling box. Gives the connection and its offer.
+    ///
+    /// # Errors
+    /// What the WebRTC stack says.
+    pub(super) fn call(
+        now: Instant,
+        key: PeerKey,
+        identity: Identity<'_>,
+        context: &Context,
+    ) -> Result<(Self, String), RtcError> {
+        let (rtc, offer) = setup::offer(now, identity)?;
+        let mut connection = Self::new(now, key, rtc, context);
+        connection.offered = Some(offer.clone());
+        Ok((connection, offer))
+    }
+
+    /// Takes the answer to [`Self::call`] of a sibling that has proved to be one.
+    ///
+    /// # Errors
+    /// What the WebRTC stack says about the answer.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        sibling: BoxId,
+        answer: &str,
+    ) -> Result<(), RtcError> {
+        self.offered = None;
+        self.sibling = Some(sibling);
+        self.rtc
+            .set_remote_description(now, RTCSessionDescription::answer(answer.to_owned())?)
+    }
+
+    fn new(now: Instant, key: PeerKey, rtc: RTCPeerConnection, context: &Context) -> Self {
         let metrics = context.metrics.channel(&key.channel);
-        let mut connection = Self {
+        Self {
             key,
             rtc,
             channel: None,
@@ -159,17 +157,33 @@ impl Connection {
             address: None,
             segments: LinearMap::new(),
             share: None,
+            sibling: None,
+            offered: None,
+            asks: Asks::default(),
             told_of_bad_message: false,
             candidates: 0,
             segments_sent: 0,
             bytes_sent: 0,
             lacks: 0,
             stopping: false,
-        };
-        for candidate in &offer.candidates {
-            connection.candidate(candidate);
         }
-        Ok((connection, offer.form.write(answer.sdp)))
+    }
+
+    /// The sibling box at the other end, if it is one.
+    pub(super) fn sibling(&self) -> Option<&BoxId> {
+        self.sibling.as_ref()
+    }
+
+    /// The offer that waits for its answer, if this box called.
+    pub(super) fn offered(&self) -> Option<&str> {
+        self.offered.as_deref()
+    }
+
+    /// Asks the sibling for a segment.
+    pub(super) fn ask(&mut self, now: Instant, ask: Ask, context: &Context) {
+        if let Some((id, request)) = self.asks.add(ask) {
+            self.input(now, Input::Ask(id, request), context);
+        }
     }
 
     pub(super) fn created(&self) -> Instant {
@@ -194,6 +208,7 @@ impl Connection {
             age_seconds: now.saturating_duration_since(self.created).as_secs(),
             segments: self.segments_sent,
             bytes: self.bytes_sent,
+            sibling: self.sibling.is_some(),
             lacks: self.lacks,
         }
     }
@@ -319,12 +334,12 @@ impl Connection {
                 if let RTCMessage::DataChannelMessage(id, message) = message.message
                     && self.channel.as_ref().is_some_and(|c| c.id == id)
                 {
-                    let input = if message.is_string {
-                        Input::Text(&message.data)
+                    if message.is_string {
+                        self.input(now, Input::Text(&message.data), context);
                     } else {
-                        Input::Binary
-                    };
-                    self.input(now, input, context);
+                        self.input(now, Input::Binary(message.data.len()), context);
+                        self.asks.packet = Some(message.data.freeze());
+                    }
                     progress |= self.outputs(now, context, &mut life);
                 }
             }
@@ -347,10 +362,15 @@ impl Connection {
             RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
                 if self.channel.is_none() {
                     log::debug!("{}: channel open", self.key);
-                    self.channel = Some(Channel {
-                        id,
-                        session: Session::new(context.session),
-                    });
+                    let session = match &self.sibling {
+                        Some(_) => Session::with_sibling(SessionConfig {
+                            // It does not wait longer either.
+                            request_hold: SIBLING_WITHIN,
+                            ..context.session
+                        }),
+                        None => Session::new(context.session),
+                    };
+                    self.channel = Some(Channel { id, session });
                 } else if let Some(mut extra) = self.rtc.data_channel(id) {
                     // One channel is the protocol; more are more memory.
                     let _ = extra.close();
@@ -404,8 +424,8 @@ impl Connection {
             };
             any = true;
             match output {
-                Output::Find(id, request) => {
-                    let found = self.find(id, &request.uri, request.sequence, context);
+                Output::Find { id, request, asked } => {
+                    let found = self.find(id, &request, asked, context);
                     self.input(now, Input::Found(id, found), context);
                 }
                 Output::Send(message) => self.send_text(now, message.to_text(), life),
@@ -413,6 +433,9 @@ impl Connection {
                 Output::Release(id) => {
                     self.segments.remove(&id);
                 }
+                Output::Announced { id, size, crc32c } => self.asks.announced(id, size, crc32c),
+                Output::Arrived { id, last } => self.asks.arrived(id, last, &context.budget),
+                Output::Lost(id, why) => self.asks.lost(id, why),
                 Output::Stalled => {
                     log::debug!("{}: a stall is cut short", self.key);
                     self.ahead += SCTP_RTO_MIN;
@@ -434,6 +457,7 @@ impl Connection {
                         CloseReason::PeerError => "the viewer said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
                     });
                 }
@@ -444,23 +468,47 @@ impl Connection {
     fn find(
         &mut self,
         id: RequestId,
-        uri: &crate::ids::SegmentUri,
-        sequence: Option<MediaSequence>,
+        request: &Request,
+        asked: Instant,
         context: &Context,
     ) -> Found {
-        match context
-            .store
-            .find(&self.key.channel, uri.as_str(), sequence)
-        {
+        let (channel, uri) = (&self.key.channel, &request.uri);
+        let found = match (&self.sibling, &request.claim) {
+            (
+                Some(sibling),
+                Some(Claim {
+                    playlist,
+                    epoch_age,
+                }),
+            ) => {
+                // Further back than this machine has been up is as good as never.
+                let since = asked.checked_sub(*epoch_age);
+                let (store, sequence) = (&context.store, request.sequence);
+                match since.map(|since| {
+                    store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since)
+                }) {
+                    None | Some(store::Found::Absent)
+                        if context.siblings.is_coming(channel, uri, sibling) =>
+                    {
+                        store::Found::Coming
+                    }
+                    None => store::Found::Absent,
+                    Some(found) => found,
+                }
+            }
+            _ => context.store.find(channel, uri.as_str(), request.sequence),
+        };
+        match found {
             store::Found::Ready(segment) => {
                 if self.share.is_none() {
                     self.share = context.budget.try_take(context.session.window);
                 }
                 let size = segment.len();
+                let crc32c = self.sibling.is_some().then(|| segment.crc32c());
                 if self.share.is_none() || self.segments.insert(id, segment).is_err() {
                     return Found::NoRoom;
                 }
-                Found::Ready { size }
+                Found::Ready { size, crc32c }
             }
             store::Found::Coming => Found::Coming,
             store::Found::Absent => Found::Absent,
@@ -539,19 +587,4 @@ impl Connection {
             self.segments_sent += 1;
         }
     }
-}
-
-fn host_candidate(host: SocketAddr) -> Result<RTCIceCandidateInit, RtcError> {
-    let candidate = CandidateHostConfig {
-        base_config: CandidateConfig {
-            network: "udp".into(),
-            address: host.ip().to_string(),
-            port: host.port(),
-            component: 1,
-            ..Default::default()
-        },
-        ..Default::default()
-    }
-    .new_candidate_host()?;
-    RTCIceCandidate::from(&candidate).to_json()
 }

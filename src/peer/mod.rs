@@ -1,4 +1,5 @@
-//! Viewers: one UDP socket for all of them, one WebRTC peer connection and one [`Session`] each.
+//! Viewers and sibling boxes: one UDP socket for all of them, one WebRTC peer connection and one
+//! [`Session`] each.
 //!
 //! ```text
 //!   Command ──►┌──────┐ offer, candidate   ┌────────────┐ text   ┌─────────┐
@@ -13,16 +14,22 @@
 //! time in, and sends what comes out. A datagram belongs to the connection whose ICE username
 //! fragment a STUN check names, and from then on to the one that owns its remote address.
 //!
-//! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s.
+//! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s. A
+//! box is called ([`Command::Call`]) by the same way; whether the other end is a sibling is for its
+//! [`Proof`] to show. What `fetch` asks of a sibling comes in over [`Siblings`].
 //!
 //! [`Session`]: crate::session::Session
 
 mod addresses;
+mod asks;
+mod calls;
 mod connection;
 mod sdp;
+mod setup;
 mod socket;
 mod task;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -33,8 +40,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::config::PeerConfig;
-use crate::ids::{ChannelName, PeerId};
+use crate::ids::{ChannelId, ChannelName, PeerId};
 use crate::metrics::Metrics;
+use crate::sibling::proof::Proof;
+use crate::sibling::{Ask, Siblings};
 use crate::store::Store;
 
 /// Commands and events that may be under way. A viewer costs an offer and a few candidates, so
@@ -65,6 +74,23 @@ pub enum Command {
         key: PeerKey,
         /// The offer, as the browser made it.
         sdp: String,
+        /// That it comes from a box of this operator.
+        proof: Option<Proof>,
+    },
+    /// The signalling server has this box call another peer. A viewer has nothing to give; another
+    /// box may.
+    Call {
+        /// Whom.
+        key: PeerKey,
+    },
+    /// The answer to an [`Event::Offer`].
+    Answer {
+        /// From whom.
+        key: PeerKey,
+        /// The answer (SDP).
+        sdp: String,
+        /// That it comes from a box of this operator.
+        proof: Option<Proof>,
     },
     /// A viewer trickles an ICE candidate.
     Candidate {
@@ -91,8 +117,29 @@ pub enum Event {
         key: PeerKey,
         /// The answer (SDP).
         sdp: String,
+        /// For a sibling box.
+        proof: Option<Proof>,
     },
-    /// The viewer cannot be served: it should be told to look elsewhere.
+    /// This box calls another peer.
+    Offer {
+        /// Whom.
+        key: PeerKey,
+        /// The offer (SDP), complete with candidates.
+        sdp: String,
+        /// That it comes from a box of this operator.
+        proof: Proof,
+    },
+    /// The data channel of a call of ours is open.
+    Opened {
+        /// To whom.
+        key: PeerKey,
+    },
+    /// It was open, and is no longer.
+    Closed {
+        /// To whom.
+        key: PeerKey,
+    },
+    /// The peer cannot be served: it should be told to look elsewhere.
     Failed {
         /// Who.
         key: PeerKey,
@@ -118,6 +165,8 @@ pub struct PeerStatus {
     pub bytes: u64,
     /// REQUESTs answered with LACK.
     pub lacks: u64,
+    /// Whether it is another box of this operator.
+    pub sibling: bool,
 }
 
 /// Why viewers cannot be served at all.
@@ -159,6 +208,12 @@ pub struct Parts {
     pub budget: Budget,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What viewers call the channels; a proof names a channel by it.
+    pub channel_ids: HashMap<ChannelName, ChannelId>,
+    /// The other boxes of this operator.
+    pub siblings: Siblings,
+    /// What they are asked.
+    pub asks: mpsc::Receiver<Ask>,
 }
 
 /// The peers, ready to run.

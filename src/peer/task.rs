@@ -11,10 +11,13 @@ use rtc::stun::message::{Message as StunMessage, is_stun_message};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::calls::Calls;
 use super::connection::{Connection, Context, Life};
+use super::setup::Identity;
 use super::socket::Socket;
 use super::{Command, Event, Parts, PeerKey, addresses};
 use crate::session::SessionConfig;
+use crate::sibling::proof::Proof;
 
 /// Bytes handed over to one viewer and not yet acknowledged. Between 64 KiB and 256 KiB Chromium
 /// did best in our measurements, larger windows overran its receive buffer (stack.md).
@@ -43,25 +46,36 @@ const UFRAG_LEN: usize = 12;
 const PASSWORD_LEN: usize = 24;
 
 /// A place in the registry; never used twice.
-type Slot = u64;
+pub(super) type Slot = u64;
 
-struct Entry {
-    key: PeerKey,
+pub(super) struct Entry {
+    pub(super) key: PeerKey,
     ufrag: String,
-    connection: Connection,
+    pub(super) connection: Connection,
+    /// This box called, and reports how that goes.
+    pub(super) called: bool,
+    /// It is open, and whom it concerns has been told.
+    pub(super) announced: bool,
     addresses: heapless::Vec<SocketAddr, MAX_ADDRESSES_PER_PEER>,
     due: Instant,
 }
 
+/// The credentials of a connection, ours alone.
+pub(super) struct Credentials {
+    ufrag: String,
+    password: String,
+}
+
 pub(super) struct Task {
-    context: Context,
+    pub(super) context: Context,
     config: crate::config::PeerConfig,
+    pub(super) calls: Calls,
     socket: Socket,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     next_slot: Slot,
-    entries: HashMap<Slot, Entry>,
-    by_key: HashMap<PeerKey, Slot>,
+    pub(super) entries: HashMap<Slot, Entry>,
+    pub(super) by_key: HashMap<PeerKey, Slot>,
     by_ufrag: HashMap<String, Slot>,
     by_address: HashMap<SocketAddr, Slot>,
     timers: BTreeSet<(Instant, Slot)>,
@@ -85,8 +99,10 @@ impl Task {
                 store: parts.store,
                 budget: parts.budget,
                 metrics: parts.metrics,
+                siblings: parts.siblings,
                 session,
             },
+            calls: Calls::new(&parts.config, parts.channel_ids, parts.asks),
             config: parts.config,
             socket,
             commands,
@@ -131,6 +147,7 @@ impl Task {
                     // However many commands there are, the viewers are heard in between.
                     self.read(&mut dirty);
                 }
+                Some(ask) = self.calls.asked() => self.ask(ask, &mut dirty),
                 readable = self.socket.readable() => {
                     if let Err(error) = readable {
                         log::error!("the viewers' socket is broken: {error}");
@@ -166,7 +183,9 @@ impl Task {
 
     fn command(&mut self, command: Command, dirty: &mut BTreeSet<Slot>) {
         match command {
-            Command::Offer { key, sdp } => self.offer(key, sdp, dirty),
+            Command::Offer { key, sdp, proof } => self.offer(key, &sdp, proof, dirty),
+            Command::Call { key } => self.call(key, dirty),
+            Command::Answer { key, sdp, proof } => self.answered(&key, &sdp, proof, dirty),
             Command::Candidate { key, candidate } => {
                 if let Some((slot, entry)) = self.entry_of(&key) {
                     entry.connection.candidate(&candidate);
@@ -193,26 +212,27 @@ impl Task {
         }
     }
 
-    fn entry_of(&mut self, key: &PeerKey) -> Option<(Slot, &mut Entry)> {
+    pub(super) fn entry_of(&mut self, key: &PeerKey) -> Option<(Slot, &mut Entry)> {
         let slot = *self.by_key.get(key)?;
         self.entries.get_mut(&slot).map(|entry| (slot, entry))
     }
 
-    fn offer(&mut self, key: PeerKey, sdp: String, dirty: &mut BTreeSet<Slot>) {
+    fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut BTreeSet<Slot>) {
+        let sibling = self.calls.sibling_who_offers(&key, sdp, proof);
         if let Some(old) = self.by_key.get(&key).copied() {
+            let calling = self
+                .entries
+                .get(&old)
+                .is_some_and(|entry| entry.connection.offered().is_some());
+            if calling && sibling.as_ref() < Some(self.context.siblings.own()) {
+                // Both call at once: the call of the greater one stands.
+                return;
+            }
             self.remove(old, "it made a new offer");
         }
-        let refused = if self.stopping {
-            Some("the box stops".to_owned())
-        } else if self.entries.len() >= self.config.max_peers {
-            Some(format!(
-                "the box serves {} viewers already ([peer] max-peers)",
-                self.entries.len()
-            ))
-        } else if sdp.len() > MAX_OFFER {
-            Some(format!("its offer has {} bytes", sdp.len()))
-        } else {
-            None
+        let refused = match sdp.len() {
+            len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
+            _ => self.no_place(),
         };
         if let Some(reason) = refused {
             log::warn!("{key}: refused: {reason}");
@@ -220,35 +240,76 @@ impl Task {
             return;
         }
         let now = Instant::now();
-        let ufrag = random_text(UFRAG_LEN);
-        let credentials = (ufrag.clone(), random_text(PASSWORD_LEN));
-        let hosts = addresses::host_addresses(self.socket.port());
-        match Connection::answer(now, key.clone(), credentials, sdp, &hosts, &self.context) {
-            Ok((connection, sdp)) => {
-                let slot = self.next_slot;
-                self.next_slot += 1;
-                self.by_key.insert(key.clone(), slot);
-                self.by_ufrag.insert(ufrag.clone(), slot);
-                self.timers.insert((now, slot));
-                self.entries.insert(
-                    slot,
-                    Entry {
-                        key: key.clone(),
-                        ufrag,
-                        connection,
-                        addresses: heapless::Vec::new(),
-                        due: now,
-                    },
-                );
-                self.count_peers();
-                dirty.insert(slot);
-                self.report(Event::Answer { key, sdp });
+        let credentials = Credentials::random();
+        let answered = self.with_identity(&credentials, |identity, context| {
+            Connection::answer(now, key.clone(), identity, sdp, sibling.clone(), context)
+        });
+        match answered {
+            Ok((connection, answer)) => {
+                self.admit(now, key.clone(), credentials, connection, false, dirty);
+                let proof = sibling.and_then(|_| self.prove_answer(&key, sdp, &answer));
+                self.report(Event::Answer {
+                    key,
+                    sdp: answer,
+                    proof,
+                });
             }
             Err(error) => {
                 log::warn!("{key}: refused: its offer cannot be used: {error}");
                 self.report(Event::Failed { key });
             }
         }
+    }
+
+    /// Why there is no place for another peer, if there is none.
+    pub(super) fn no_place(&self) -> Option<String> {
+        if self.stopping {
+            return Some("the box stops".to_owned());
+        }
+        let peers = self.entries.len();
+        (peers >= self.config.max_peers)
+            .then(|| format!("the box has {peers} peers already ([peer] max-peers)"))
+    }
+
+    pub(super) fn with_identity<T>(
+        &self,
+        credentials: &Credentials,
+        build: impl FnOnce(Identity<'_>, &Context) -> T,
+    ) -> T {
+        let hosts = addresses::host_addresses(self.socket.port());
+        let identity = Identity {
+            credentials: (&credentials.ufrag, &credentials.password),
+            hosts: &hosts,
+        };
+        build(identity, &self.context)
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        credentials: Credentials,
+        connection: Connection,
+        called: bool,
+        dirty: &mut BTreeSet<Slot>,
+    ) {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        self.by_key.insert(key.clone(), slot);
+        self.by_ufrag.insert(credentials.ufrag.clone(), slot);
+        self.timers.insert((now, slot));
+        let entry = Entry {
+            key,
+            ufrag: credentials.ufrag,
+            connection,
+            called,
+            announced: false,
+            addresses: heapless::Vec::new(),
+            due: now,
+        };
+        self.entries.insert(slot, entry);
+        self.count_peers();
+        dirty.insert(slot);
     }
 
     fn read(&mut self, dirty: &mut BTreeSet<Slot>) {
@@ -326,6 +387,10 @@ impl Task {
                     self.timers.remove(&(entry.due, slot));
                     entry.due = due;
                     self.timers.insert((due, slot));
+                    if connection.is_open() && !entry.announced {
+                        entry.announced = true;
+                        self.channel_opened(slot, dirty);
+                    }
                 }
                 Life::Over(why) => {
                     connection.close();
@@ -341,7 +406,11 @@ impl Task {
         let Some(entry) = self.entries.remove(&slot) else {
             return;
         };
-        log::info!("{}: viewer left: {why}", entry.key);
+        match entry.connection.sibling() {
+            Some(sibling) => log::info!("{}: sibling box {sibling} left: {why}", entry.key),
+            None => log::info!("{}: viewer left: {why}", entry.key),
+        }
+        self.channel_closed(&entry);
         self.timers.remove(&(entry.due, slot));
         self.by_ufrag.remove(&entry.ufrag);
         if self.by_key.get(&entry.key) == Some(&slot) {
@@ -383,9 +452,18 @@ impl Task {
 
     /// Reports to signalling. When its queue is full, so many viewers have arrived at once that
     /// this one is better served by the origin.
-    fn report(&mut self, event: Event) {
+    pub(super) fn report(&mut self, event: Event) {
         if let Err(error) = self.events.try_send(event) {
             log::warn!("signalling does not keep up, a viewer goes unanswered: {error}");
+        }
+    }
+}
+
+impl Credentials {
+    pub(super) fn random() -> Self {
+        Self {
+            ufrag: random_text(UFRAG_LEN),
+            password: random_text(PASSWORD_LEN),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One peer's side of the data-channel protocol, as the holder of segments.
+//! The data-channel protocol with one peer: as the holder of segments towards everybody, and as the
+//! receiver towards a sibling, another box of the operator's ([`crate::sibling`]).
 //!
 //! Pure: [`Session::handle`] takes an [`Input`], [`Session::poll`] gives the next [`Output`], and
 //! [`Session::next_timeout`] says when to come back at the latest. Time is an argument. The
@@ -10,14 +11,22 @@
 //! sent at a time, and it is always sent whole. Every REQUEST gets exactly one answer: BINARY or
 //! LACK (protocol.md, "What hurts a viewer").
 
+mod io;
+mod progress;
+mod receiver;
+#[cfg(test)]
+mod receiver_tests;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use heapless::Deque;
 
+pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
+use self::progress::{Progress, Silence};
+pub use self::receiver::{AskId, Lost, SIBLING_WITHIN};
+use self::receiver::{MAX_ASKED, Receiver, Verdict};
 use crate::ids::MediaSequence;
 use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
 
@@ -25,9 +34,9 @@ use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
 /// itself after a timeout, or asks ahead, stays far below this.
 const MAX_WAITING: usize = 8;
 
-/// Outputs that one input can cause at most: an answer and a count for each waiting REQUEST, and
-/// what there is to say about the input itself.
-const MAX_OUTPUTS: usize = 2 * MAX_WAITING + 4;
+/// Outputs that one input can cause at most: an answer and a count for each waiting REQUEST, the end
+/// of each REQUEST of ours, and what there is to say about the input itself.
+const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
 
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
@@ -36,24 +45,6 @@ const MAX_BAD_MESSAGES: u8 = 16;
 /// How soon a REQUEST is tried again for which there was no memory: a few times within the hold,
 /// and well below what a viewer would notice.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
-
-/// Silence after which bytes that should have been acknowledged are asked about with a KEEPALIVE.
-/// The stack's own retransmission timer is at least 1 s, half of a viewer's patience; the receiver
-/// acknowledges the small extra message at once and thereby shows the gap (stack.md, "Known
-/// traps"). Acknowledgements on a LAN take a few milliseconds, delayed ones 20 ms in browsers.
-const PROBE_AFTER: Duration = Duration::from_millis(60);
-
-/// KEEPALIVEs in one silence: fast retransmission wants a gap reported three times (RFC 9260
-/// section 7.2.4).
-const MAX_PROBES: u8 = 3;
-
-/// How often a silence that no probe has ended is called a stall ([`Output::Stalled`]): the initial
-/// retransmission timeout is three times the least one.
-const MAX_STALLS: u8 = 3;
-
-/// How long a peer may acknowledge nothing before its channel is closed: it gave the segment up after
-/// 2 s, and holds memory that others could use. Wi-Fi that roams takes some 3 s.
-pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -66,89 +57,6 @@ pub struct SessionConfig {
     pub window: usize,
 }
 
-/// Names a REQUEST between the session and whoever drives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(u32);
-
-/// What happened.
-#[derive(Clone, Debug)]
-pub enum Input<'a> {
-    /// A text message arrived.
-    Text(&'a [u8]),
-    /// A binary message arrived; nobody sends us segments, so its bytes are of no interest.
-    Binary,
-    /// The store's answer to [`Output::Find`].
-    Found(RequestId, Found),
-    /// The store may answer differently from before.
-    StoreChanged,
-    /// The daemon stops: finish what is being sent, begin nothing new.
-    Stop,
-}
-
-/// What the store has of a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// All of it: this many bytes. Its bytes stay readable until [`Output::Release`].
-    Ready {
-        /// Bytes of the segment.
-        size: usize,
-    },
-    /// Nothing yet, but it is on its way.
-    Coming,
-    /// It is there, but there is no memory to send it from at the moment.
-    NoRoom,
-    /// Nothing, and nothing is known to come.
-    Absent,
-}
-
-/// What to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Ask the store, and answer with [`Input::Found`].
-    Find(RequestId, Request),
-    /// Send a text message.
-    Send(Message),
-    /// Send these bytes of the segment as one binary message.
-    Packet(RequestId, Range<usize>),
-    /// The segment of this REQUEST is not needed any more.
-    Release(RequestId),
-    /// Nothing has been acknowledged for so long, probes notwithstanding, that what is outstanding
-    /// must be taken for lost.
-    Stalled,
-    /// A REQUEST has been answered.
-    Answered(Answer),
-    /// A message was refused, for this reason.
-    Refused(String),
-    /// Close the channel, for this reason; nothing follows.
-    Close(CloseReason),
-}
-
-/// How a REQUEST was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// At once.
-    Hit,
-    /// After waiting for the segment, or for memory.
-    Held,
-    /// With LACK.
-    Lack,
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer said CLOSE.
-    ByPeer,
-    /// The peer said ERROR.
-    PeerError,
-    /// Too many messages that are not of the protocol.
-    BadMessages,
-    /// Nothing of what was sent has been acknowledged for [`STUCK_AFTER`].
-    Stuck,
-    /// The daemon stops, and everything under way has been sent.
-    Stopped,
-}
-
 #[derive(Debug)]
 struct Waiting {
     id: RequestId,
@@ -159,9 +67,17 @@ struct Waiting {
 
 #[derive(Debug, PartialEq, Eq)]
 enum WaitState {
-    Asked { held: bool },
-    Held { retry_at: Option<Instant> },
-    Ready { size: usize, held: bool },
+    Asked {
+        held: bool,
+    },
+    Held {
+        retry_at: Option<Instant>,
+    },
+    Ready {
+        size: usize,
+        crc32c: Option<u32>,
+        held: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -182,18 +98,10 @@ pub struct Session {
     next_id: u32,
     bad_messages: u8,
     progress: Progress,
+    /// Towards siblings only.
+    receiver: Option<Receiver>,
     stopping: bool,
     closed: bool,
-}
-
-/// When bytes were last seen to be acknowledged.
-#[derive(Debug)]
-struct Progress {
-    outstanding: usize,
-    /// When bytes were last acknowledged, or there was nothing to acknowledge.
-    since: Option<Instant>,
-    probe_at: Option<Instant>,
-    probes: u8,
 }
 
 impl Session {
@@ -206,14 +114,18 @@ impl Session {
             outputs: Deque::new(),
             next_id: 0,
             bad_messages: 0,
-            progress: Progress {
-                outstanding: 0,
-                since: None,
-                probe_at: None,
-                probes: 0,
-            },
+            progress: Progress::default(),
+            receiver: None,
             stopping: false,
             closed: false,
+        }
+    }
+
+    /// A session with a sibling, of which segments may be asked ([`Input::Ask`]).
+    pub fn with_sibling(config: SessionConfig) -> Self {
+        Self {
+            receiver: Some(Receiver::default()),
+            ..Self::new(config)
         }
     }
 
@@ -224,7 +136,20 @@ impl Session {
         }
         match input {
             Input::Text(text) => self.text(now, text, current),
-            Input::Binary => self.refuse("a binary message that nobody asked for".into()),
+            Input::Binary(bytes) => match &mut self.receiver {
+                Some(receiver) => {
+                    let (verdict, output) = receiver.packet(bytes);
+                    self.judge(verdict, output);
+                }
+                None => self.refuse("a binary message that nobody asked for".into()),
+            },
+            Input::Ask(id, request) => {
+                let output = match &mut self.receiver {
+                    Some(receiver) if !self.stopping => receiver.ask(now, id, request),
+                    _ => Output::Lost(id, Lost::Busy),
+                };
+                self.push(output);
+            }
             Input::Found(id, found) => self.found(now, id, found),
             Input::StoreChanged => self.ask_again(|_| true),
             Input::Stop => {
@@ -239,43 +164,24 @@ impl Session {
         let hold = self.config.request_hold;
         self.lack_where(|w| matches!(w.state, WaitState::Held { .. }) && now >= w.since + hold);
         self.ask_again(|w| matches!(w.state, WaitState::Held { retry_at: Some(at) } if now >= at));
+        while let Some(lost) = self.receiver.as_mut().and_then(|r| r.late(now)) {
+            self.push(lost);
+        }
     }
 
     /// Takes how many bytes are outstanding once everything has been polled: as long as their
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
-        let progress = &mut self.progress;
-        if outstanding < progress.outstanding || progress.outstanding == 0 {
-            progress.since = Some(now);
+        let silence = self.progress.settle(now, outstanding);
+        if self.closed {
+            return;
         }
-        let stuck = progress
-            .since
-            .is_some_and(|since| now >= since + STUCK_AFTER);
-        if outstanding == 0 {
-            progress.since = None;
-            progress.probe_at = None;
-        } else if stuck && !self.closed {
-            self.close(CloseReason::Stuck);
-        } else if outstanding != progress.outstanding || progress.probe_at.is_none() {
-            if outstanding < progress.outstanding || progress.outstanding == 0 {
-                progress.probes = 0;
-            }
-            progress.probe_at =
-                (progress.probes < MAX_PROBES + MAX_STALLS).then_some(now + PROBE_AFTER);
-        } else if progress.probe_at.is_some_and(|at| now >= at) {
-            progress.probes += 1;
-            let probe = progress.probes <= MAX_PROBES;
-            progress.probe_at =
-                (progress.probes < MAX_PROBES + MAX_STALLS).then_some(now + PROBE_AFTER);
-            if !self.closed {
-                self.push(if probe {
-                    Output::Send(Message::Keepalive { current })
-                } else {
-                    Output::Stalled
-                });
-            }
+        match silence {
+            None => {}
+            Some(Silence::Probe) => self.push(Output::Send(Message::Keepalive { current })),
+            Some(Silence::Stalled) => self.push(Output::Stalled),
+            Some(Silence::Stuck) => self.close(CloseReason::Stuck),
         }
-        self.progress.outstanding = outstanding;
     }
 
     /// When [`Session::handle_timeout`] is due, if at all.
@@ -291,8 +197,8 @@ impl Session {
                 WaitState::Asked { .. } | WaitState::Ready { .. } => None,
             })
             .min();
-        let stuck = self.progress.since.map(|since| since + STUCK_AFTER);
-        [held, self.progress.probe_at, stuck]
+        let late = self.receiver.as_ref().and_then(Receiver::next_timeout);
+        [held, self.progress.next_timeout(), late]
             .into_iter()
             .flatten()
             .min()
@@ -345,14 +251,27 @@ impl Session {
             Ok(Event::Keepalive) => self.push(Output::Send(Message::KeepaliveAck { current })),
             Ok(Event::Close) => self.close(CloseReason::ByPeer),
             Ok(Event::Error) => self.close(CloseReason::PeerError),
+            Ok(Event::Binary(header)) => {
+                if let Some(receiver) = &mut self.receiver {
+                    let (verdict, output) = receiver.announced(now, &header);
+                    self.judge(verdict, output);
+                }
+            }
+            Ok(Event::Lack(request)) => {
+                let lost = self.receiver.as_mut().and_then(|r| r.lacked(&request));
+                if let Some(lost) = lost {
+                    self.push(lost);
+                }
+            }
             Ok(Event::KeepaliveAck | Event::Other) => {}
             Err(error) => self.refuse(error.to_string()),
         }
     }
 
     fn request(&mut self, now: Instant, request: Request) {
-        let repeated = self.waiting.iter().any(|w| w.request == request)
-            || self.transfer.as_ref().is_some_and(|t| t.request == request);
+        let same = |other: &Request| other.is_for_same(&request);
+        let repeated = self.waiting.iter().any(|w| same(&w.request))
+            || self.transfer.as_ref().is_some_and(|t| same(&t.request));
         if repeated {
             // It will be answered once (protocol.md: field clients ask again after 3 s).
             return;
@@ -369,7 +288,11 @@ impl Session {
             return;
         }
         self.next_id = self.next_id.wrapping_add(1);
-        self.push(Output::Find(id, request));
+        self.push(Output::Find {
+            id,
+            request,
+            asked: now,
+        });
     }
 
     fn found(&mut self, now: Instant, id: RequestId, found: Found) {
@@ -386,7 +309,9 @@ impl Session {
         };
         let may_wait = now < waiting.since + hold;
         match found {
-            Found::Ready { size } => waiting.state = WaitState::Ready { size, held },
+            Found::Ready { size, crc32c } => {
+                waiting.state = WaitState::Ready { size, crc32c, held };
+            }
             Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
             Found::NoRoom if may_wait => {
                 waiting.state = WaitState::Held {
@@ -404,7 +329,11 @@ impl Session {
             if matches!(waiting.state, WaitState::Held { .. }) && chosen(waiting) {
                 waiting.state = WaitState::Asked { held: true };
                 // Holds as many as there can be waiting.
-                let _ = asked.push_back(Output::Find(waiting.id, waiting.request.clone()));
+                let _ = asked.push_back(Output::Find {
+                    id: waiting.id,
+                    request: waiting.request.clone(),
+                    asked: waiting.since,
+                });
             }
         }
         while let Some(output) = asked.pop_front() {
@@ -433,15 +362,15 @@ impl Session {
         for _ in 0..self.waiting.len() {
             let waiting = self.waiting.pop_front()?;
             match waiting.state {
-                WaitState::Ready { size, held } if begun.is_none() => {
-                    begun = Some((waiting, size, held));
+                WaitState::Ready { size, crc32c, held } if begun.is_none() => {
+                    begun = Some((waiting, size, crc32c, held));
                 }
                 _ => {
                     let _ = self.waiting.push_back(waiting);
                 }
             }
         }
-        let (Waiting { id, request, .. }, size, held) = begun?;
+        let (Waiting { id, request, .. }, size, crc32c, held) = begun?;
         let packets = Packets::new(size, self.config.packet_size);
         self.push(Output::Answered(if held {
             Answer::Held
@@ -459,6 +388,7 @@ impl Session {
             attachments: packets.count(),
             size,
             current,
+            crc32c,
         })))
     }
 
@@ -473,6 +403,19 @@ impl Session {
         if self.bad_messages >= MAX_BAD_MESSAGES {
             self.push(Output::Send(Message::Error));
             self.close(CloseReason::BadMessages);
+        }
+    }
+
+    /// A sibling that lies once is believed nothing more.
+    fn judge(&mut self, verdict: Verdict, output: Option<Output>) {
+        match verdict {
+            Verdict::Fine => output.into_iter().for_each(|output| self.push(output)),
+            Verdict::Lie => {
+                while let Some(lost) = self.receiver.as_mut().and_then(|r| r.give_up(Lost::Lied)) {
+                    self.push(lost);
+                }
+                self.close(CloseReason::Lied);
+            }
         }
     }
 

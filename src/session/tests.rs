@@ -1,5 +1,8 @@
 //! The session in virtual time: a base instant and offsets, no clock is read after that.
 
+use std::ops::Range;
+
+use super::progress::{MAX_PROBES, MAX_STALLS};
 use super::*;
 
 const CONFIG: SessionConfig = SessionConfig {
@@ -54,13 +57,17 @@ impl Fixture {
     /// Polls once, expecting a question to the store; answers it.
     fn answer(&mut self, found: Found) -> RequestId {
         match self.poll() {
-            Some(Output::Find(id, _)) => {
+            Some(Output::Find { id, .. }) => {
                 self.input(Input::Found(id, found));
                 id
             }
             other => panic!("expected a question to the store, got {other:?}"),
         }
     }
+}
+
+fn ready(size: usize) -> Found {
+    Found::Ready { size, crc32c: None }
 }
 
 fn lacks(outputs: &[Output]) -> Vec<&str> {
@@ -87,7 +94,7 @@ fn packets(outputs: &[Output]) -> Vec<Range<usize>> {
 fn a_stored_segment_is_announced_and_sent_whole() {
     let mut f = Fixture::new();
     f.request("a.ts");
-    let id = f.answer(Found::Ready { size: 2500 });
+    let id = f.answer(ready(2500));
     let outputs = f.drain();
     let Output::Send(Message::Binary(header)) = &outputs[0] else {
         panic!("{outputs:?}");
@@ -103,7 +110,7 @@ fn a_stored_segment_is_announced_and_sent_whole() {
 fn packets_wait_for_the_window() {
     let mut f = Fixture::new();
     f.request("a.ts");
-    f.answer(Found::Ready { size: 10_000 });
+    f.answer(ready(10_000));
     assert_eq!(packets(&f.drain()).len(), 4);
     assert!(f.drain().is_empty());
     f.outstanding -= 1500;
@@ -118,7 +125,7 @@ fn a_segment_on_its_way_is_held_and_then_sent() {
     assert!(f.drain().is_empty());
     f.advance(1000);
     f.input(Input::StoreChanged);
-    f.answer(Found::Ready { size: 500 });
+    f.answer(ready(500));
     let outputs = f.drain();
     assert!(
         outputs.contains(&Output::Answered(Answer::Held)),
@@ -159,7 +166,7 @@ fn a_held_request_does_not_stand_in_the_way_of_a_ready_one() {
     f.request("next.ts");
     f.answer(Found::Coming);
     f.request("here.ts");
-    f.answer(Found::Ready { size: 100 });
+    f.answer(ready(100));
     assert_eq!(packets(&f.drain()), vec![0..100]);
 }
 
@@ -171,7 +178,7 @@ fn a_repeated_request_is_answered_once() {
     f.request("a.ts");
     assert!(f.drain().is_empty());
     f.input(Input::StoreChanged);
-    f.answer(Found::Ready { size: 5000 });
+    f.answer(ready(5000));
     assert_eq!(packets(&f.drain()).len(), 4);
     f.request("a.ts");
     assert!(f.drain().is_empty(), "it is being sent already");
@@ -231,13 +238,13 @@ fn close_and_error_end_the_session() {
 fn a_bad_message_is_refused_and_the_next_request_still_served() {
     let mut f = Fixture::new();
     f.input(Input::Text(b"hello"));
-    f.input(Input::Binary);
+    f.input(Input::Binary(1));
     assert!(matches!(
         f.drain().as_slice(),
         [Output::Refused(_), Output::Refused(_)]
     ));
     f.request("a.ts");
-    f.answer(Found::Ready { size: 10 });
+    f.answer(ready(10));
     assert_eq!(packets(&f.drain()).len(), 1);
 }
 
@@ -246,14 +253,14 @@ fn a_peer_that_sends_only_nonsense_is_closed() {
     let mut f = Fixture::new();
     let mut outputs = Vec::new();
     for _ in 0..MAX_BAD_MESSAGES {
-        f.input(Input::Binary);
+        f.input(Input::Binary(1));
         outputs.extend(f.drain());
     }
     assert_eq!(
         outputs.last(),
         Some(&Output::Close(CloseReason::BadMessages))
     );
-    f.input(Input::Binary);
+    f.input(Input::Binary(1));
     assert!(f.drain().is_empty());
 }
 
@@ -261,7 +268,7 @@ fn a_peer_that_sends_only_nonsense_is_closed() {
 fn a_stop_finishes_what_is_being_sent_and_lacks_the_rest() {
     let mut f = Fixture::new();
     f.request("sending.ts");
-    f.answer(Found::Ready { size: 6000 });
+    f.answer(ready(6000));
     assert_eq!(packets(&f.drain()).len(), 4);
     f.request("held.ts");
     f.answer(Found::Coming);
@@ -287,7 +294,7 @@ fn probes(outputs: &[Output]) -> usize {
 fn bytes_never_acknowledged_are_asked_about_then_called_lost_then_given_up() {
     let mut f = Fixture::new();
     f.request("a.ts");
-    f.answer(Found::Ready { size: 3000 });
+    f.answer(ready(3000));
     f.drain();
     let mut sent = Vec::new();
     for _ in 0..600 {
@@ -306,7 +313,7 @@ fn bytes_never_acknowledged_are_asked_about_then_called_lost_then_given_up() {
 fn while_acknowledgements_come_nothing_is_probed() {
     let mut f = Fixture::new();
     f.request("a.ts");
-    f.answer(Found::Ready { size: 3000 });
+    f.answer(ready(3000));
     f.drain();
     while f.outstanding > 0 {
         f.session.settle(f.now, f.outstanding, CURRENT);

@@ -34,6 +34,8 @@ pub enum StoreError {
         /// Bytes that came.
         got: u64,
     },
+    /// Other bytes came than were promised: their CRC-32C differs.
+    Digest,
     /// No bytes at all came.
     Empty,
 }
@@ -75,6 +77,7 @@ impl fmt::Display for StoreError {
             Self::Length { expected, got } => {
                 write!(f, "{got} bytes came where {expected} were promised")
             }
+            Self::Digest => f.write_str("the bytes are not those that were promised"),
             Self::Empty => f.write_str("no bytes came"),
         }
     }

@@ -74,6 +74,11 @@ impl Segment {
         self.map.get(range.start..end).unwrap_or_default()
     }
 
+    /// CRC-32C of its bytes, as they were written.
+    pub fn crc32c(&self) -> u32 {
+        self.trailer.crc32c
+    }
+
     /// How long ago it was stored by the wall clock; `None` if that would be in the future.
     pub fn age(&self) -> Option<Duration> {
         self.stored_at.elapsed().ok()

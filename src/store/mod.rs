@@ -55,7 +55,16 @@ struct Inner {
     index: Mutex<Index<Arc<Segment>>>,
     changes: watch::Sender<u64>,
     ahead: HashMap<ChannelName, watch::Sender<u64>>,
+    playlists: Mutex<HashMap<(ChannelName, RenditionIndex), Followed>>,
     metrics: Arc<Metrics>,
+}
+
+/// The playlist that a rendition stands for.
+#[derive(Debug)]
+struct Followed {
+    address: String,
+    /// When the newest load of it began, in this run.
+    looked: Option<Instant>,
 }
 
 /// A segment that a playlist lists and that is about to be fetched.
@@ -120,6 +129,7 @@ impl Store {
                     .iter()
                     .map(|channel| (channel.clone(), watch::Sender::new(0)))
                     .collect(),
+                playlists: Mutex::default(),
                 metrics,
             }),
         };
@@ -148,7 +158,25 @@ impl Store {
             let removed = self.inner.index().clear(channel);
             self.inner.after_change(channel, removed);
         }
+        let mut followed = self.inner.playlists();
+        followed.retain(|(name, _), _| name != channel);
+        followed.extend((0..).zip(playlists).map(|(index, address)| {
+            let playlist = Followed {
+                address: address.clone(),
+                looked: None,
+            };
+            ((channel.clone(), RenditionIndex(index)), playlist)
+        }));
         Ok(())
+    }
+
+    /// A playlist has been loaded, and what it says is in effect; the load began at `started`.
+    pub fn looked(&self, channel: &ChannelName, rendition: RenditionIndex, started: Instant) {
+        let key = (channel.clone(), rendition);
+        if let Some(followed) = self.inner.playlists().get_mut(&key) {
+            followed.looked = Some(started);
+        }
+        self.inner.changes.send_modify(|number| *number += 1);
     }
 
     /// What is stored of one rendition.
@@ -230,12 +258,54 @@ impl Store {
             Lookup::Ready(segment) => Found::Ready(segment),
             Lookup::Coming => Found::Coming,
             Lookup::Ahead => {
-                if let Some(ahead) = self.inner.ahead.get(channel) {
-                    ahead.send_modify(|count| *count = count.wrapping_add(1));
-                }
+                self.look_ahead(channel);
                 Found::Coming
             }
             Lookup::Absent => Found::Absent,
+        }
+    }
+
+    /// Looks up what another box names. It gets only what belongs to the playlist that it follows,
+    /// and only if this box has looked at that playlist at `since` or later; before that the answer
+    /// is [`Found::Coming`], and the next look is brought forward. What is on its way is
+    /// [`Found::Absent`] here: whether to wait for it is not the store's to say.
+    pub fn find_for_sibling(
+        &self,
+        channel: &ChannelName,
+        uri: &str,
+        sequence: Option<MediaSequence>,
+        playlist: &str,
+        since: Instant,
+    ) -> Found {
+        let now = Instant::now();
+        let found = self.inner.index().find(channel, uri, sequence, now);
+        let segment = match found {
+            Lookup::Ready(segment) => segment,
+            Lookup::Ahead => {
+                self.look_ahead(channel);
+                return Found::Absent;
+            }
+            Lookup::Coming | Lookup::Absent => return Found::Absent,
+        };
+        let followed = self.inner.playlists();
+        match followed.get(&(channel.clone(), segment.rendition())) {
+            Some(Followed { address, .. }) if address != playlist => Found::Absent,
+            Some(Followed {
+                looked: Some(looked),
+                ..
+            }) if *looked >= since => Found::Ready(segment),
+            Some(_) => {
+                drop(followed);
+                self.look_ahead(channel);
+                Found::Coming
+            }
+            None => Found::Absent,
+        }
+    }
+
+    fn look_ahead(&self, channel: &ChannelName) {
+        if let Some(ahead) = self.inner.ahead.get(channel) {
+            ahead.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
@@ -268,6 +338,12 @@ impl Inner {
     fn index(&self) -> MutexGuard<'_, Index<Arc<Segment>>> {
         // The index is consistent between its calls, whatever happened to another thread.
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn playlists(&self) -> MutexGuard<'_, HashMap<(ChannelName, RenditionIndex), Followed>> {
+        self.playlists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder(&self, channel: &ChannelName) -> PathBuf {

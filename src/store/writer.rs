@@ -24,6 +24,7 @@ pub struct SegmentWriter {
     announced: Announced,
     ticket: Ticket,
     expected: Option<u64>,
+    expected_crc32c: Option<u32>,
     reserved: Reserved,
     buffer: Vec<u8>,
     output: Option<Output>,
@@ -86,6 +87,7 @@ impl SegmentWriter {
             announced: announced.clone(),
             ticket,
             expected,
+            expected_crc32c: None,
             buffer: Vec::with_capacity(BUFFER),
             output: None,
             path,
@@ -95,6 +97,11 @@ impl SegmentWriter {
             writer.reserve(expected)?;
         }
         Ok(writer)
+    }
+
+    /// Takes that these will be bytes with this CRC-32C.
+    pub fn expect_crc32c(&mut self, crc32c: u32) {
+        self.expected_crc32c = Some(crc32c);
     }
 
     /// Takes the next bytes of the segment.
@@ -127,8 +134,8 @@ impl SegmentWriter {
     /// Ends the segment: checks its length, gives the file its name, and lets it be found.
     ///
     /// # Errors
-    /// [`StoreError::Length`] if fewer bytes came than were promised, [`StoreError::Empty`],
-    /// [`StoreError::NotWanted`] if it expired meanwhile, or what the disk says.
+    /// [`StoreError::Length`] if fewer bytes came than were promised, [`StoreError::Digest`] if
+    /// other ones, [`StoreError::Empty`], [`StoreError::NotWanted`] if it expired meanwhile, or what the disk says.
     pub async fn commit(mut self) -> Result<Arc<Segment>, StoreError> {
         let got = self.length;
         match self.expected {
@@ -140,6 +147,9 @@ impl SegmentWriter {
         let Some(Output { mut part, crc }) = self.output.take() else {
             return Err(StoreError::Empty);
         };
+        if self.expected_crc32c.is_some_and(|expected| expected != crc) {
+            return Err(StoreError::Digest);
+        }
         let trailer = Trailer {
             uri: self.announced.uri.clone(),
             sequence: self.announced.sequence,

@@ -1,6 +1,7 @@
 //! The JSON text messages.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -18,6 +19,27 @@ pub struct Request {
     pub uri: SegmentUri,
     /// `sn`. A wrong one does no harm (protocol.md section 3), so a missing one is taken too.
     pub sequence: Option<MediaSequence>,
+    /// Only in what one box asks of another.
+    pub claim: Option<Claim>,
+}
+
+impl Request {
+    /// Whether `other` names the same segment; BINARY and LACK echo nothing else.
+    pub fn is_for_same(&self, other: &Self) -> bool {
+        (&self.uri, self.sequence) == (&other.uri, other.sequence)
+    }
+}
+
+/// What a box adds to a REQUEST so that another one can tell whether both mean the same bytes by
+/// the same name: an addition of ours to the protocol, which others ignore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// `playlist`: the address of the media playlist that lists the segment, without its query.
+    pub playlist: String,
+    /// `epoch_age`, in milliseconds: since when the asker has followed this playlist without the
+    /// encoder starting anew. Who has not looked at the playlist since may hold an older segment
+    /// of the same name.
+    pub epoch_age: Duration,
 }
 
 /// Announces the packets of a segment.
@@ -29,11 +51,13 @@ pub struct BinaryHeader {
     pub attachments: usize,
     /// `size`: bytes of the whole segment.
     pub size: usize,
-    /// `current`: the newest media sequence number that we hold.
+    /// `current`: the newest media sequence number that the holder has.
     pub current: Option<MediaSequence>,
+    /// `crc32c` of the whole segment, only from one box to another: an addition of ours.
+    pub crc32c: Option<u32>,
 }
 
-/// What a peer sent, as far as a holder of segments cares.
+/// What a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The peer is there.
@@ -42,12 +66,16 @@ pub enum Event {
     KeepaliveAck,
     /// The peer asks for a segment.
     Request(Request),
+    /// The peer sends a segment; its packets follow.
+    Binary(BinaryHeader),
+    /// The peer does not have the segment.
+    Lack(Request),
     /// The peer closes the channel.
     Close,
     /// The peer met an error.
     Error,
-    /// Something that later generations say (TRANSITION, DISPLACE, …) or that only a receiver
-    /// cares for (BINARY, LACK): not ours, no fault.
+    /// Something that later generations say (TRANSITION, DISPLACE, …), or a BINARY or LACK that
+    /// lacks what it needs: of no use, no fault.
     Other,
 }
 
@@ -64,6 +92,8 @@ pub enum Message {
         /// The newest media sequence number that we hold.
         current: Option<MediaSequence>,
     },
+    /// REQUEST
+    Request(Request),
     /// BINARY
     Binary(BinaryHeader),
     /// LACK: the segment is not here.
@@ -104,19 +134,61 @@ struct Incoming<'a> {
     event: std::borrow::Cow<'a, str>,
     #[serde(default, borrow)]
     url: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default, deserialize_with = "lenient_sequence")]
-    sn: Option<MediaSequence>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    sn: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    attachments: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    size: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    current: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    crc32c: Option<u64>,
+    #[serde(default, deserialize_with = "lenient_text")]
+    playlist: Option<String>,
+    #[serde(default, deserialize_with = "lenient_number")]
+    epoch_age: Option<u64>,
 }
 
-/// `sn` as a number, a string holding one, or anything else (which then is no number at all).
-fn lenient_sequence<'de, D: Deserializer<'de>>(de: D) -> Result<Option<MediaSequence>, D::Error> {
+/// A number as such, a string holding one, or anything else (which then is no number at all).
+fn lenient_number<'de, D: Deserializer<'de>>(de: D) -> Result<Option<u64>, D::Error> {
     let value = serde_json::Value::deserialize(de)?;
-    let number = match &value {
+    Ok(match &value {
         serde_json::Value::Number(number) => number.as_u64(),
         serde_json::Value::String(text) => text.parse().ok(),
         _ => None,
-    };
-    Ok(number.map(MediaSequence))
+    })
+}
+
+fn lenient_text<'de, D: Deserializer<'de>>(de: D) -> Result<Option<String>, D::Error> {
+    match serde_json::Value::deserialize(de)? {
+        serde_json::Value::String(text) => Ok(Some(text)),
+        _ => Ok(None),
+    }
+}
+
+impl Incoming<'_> {
+    fn request(self) -> Option<Request> {
+        let claim = self.playlist.zip(self.epoch_age);
+        Some(Request {
+            uri: SegmentUri::from(self.url?.as_ref()),
+            sequence: self.sn.map(MediaSequence),
+            claim: claim.map(|(playlist, millis)| Claim {
+                playlist,
+                epoch_age: Duration::from_millis(millis),
+            }),
+        })
+    }
+
+    fn header(self) -> Option<BinaryHeader> {
+        Some(BinaryHeader {
+            attachments: usize::try_from(self.attachments?).ok()?,
+            size: usize::try_from(self.size?).ok()?,
+            current: self.current.map(MediaSequence),
+            crc32c: self.crc32c.and_then(|crc| u32::try_from(crc).ok()),
+            request: self.request()?,
+        })
+    }
 }
 
 impl Event {
@@ -133,13 +205,9 @@ impl Event {
         Ok(match incoming.event.as_ref() {
             "KEEPALIVE" => Self::Keepalive,
             "KEEPALIVE-ACK" => Self::KeepaliveAck,
-            "REQUEST" => Self::Request(Request {
-                uri: incoming
-                    .url
-                    .map(|url| SegmentUri::from(url.as_ref()))
-                    .ok_or(WireError::RequestWithoutUrl)?,
-                sequence: incoming.sn,
-            }),
+            "REQUEST" => Self::Request(incoming.request().ok_or(WireError::RequestWithoutUrl)?),
+            "BINARY" => incoming.header().map_or(Self::Other, Self::Binary),
+            "LACK" => incoming.request().map_or(Self::Other, Self::Lack),
             "CLOSE" => Self::Close,
             "ERROR" => Self::Error,
             _ => Self::Other,
@@ -147,7 +215,7 @@ impl Event {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Outgoing<'a> {
     event: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,43 +228,57 @@ struct Outgoing<'a> {
     size: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<MediaSequence>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc32c: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    playlist: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch_age: Option<u128>,
 }
 
 impl Message {
     /// The JSON text of this message.
     pub fn to_text(&self) -> String {
-        let mut out = Outgoing {
-            event: "ERROR",
-            attachments: None,
-            url: None,
-            sn: None,
-            size: None,
-            current: None,
+        let out = match self {
+            Self::Keepalive { current } => Outgoing {
+                event: "KEEPALIVE",
+                current: *current,
+                ..Default::default()
+            },
+            Self::KeepaliveAck { current } => Outgoing {
+                event: "KEEPALIVE-ACK",
+                current: *current,
+                ..Default::default()
+            },
+            Self::Request(request) => Outgoing {
+                event: "REQUEST",
+                url: Some(&request.uri),
+                sn: request.sequence,
+                playlist: request.claim.as_ref().map(|claim| claim.playlist.as_str()),
+                epoch_age: request.claim.as_ref().map(|c| c.epoch_age.as_millis()),
+                ..Default::default()
+            },
+            Self::Binary(header) => Outgoing {
+                event: "BINARY",
+                attachments: Some(header.attachments),
+                url: Some(&header.request.uri),
+                sn: header.request.sequence,
+                size: Some(header.size),
+                current: header.current,
+                crc32c: header.crc32c,
+                ..Default::default()
+            },
+            Self::Lack(request) => Outgoing {
+                event: "LACK",
+                url: Some(&request.uri),
+                sn: request.sequence,
+                ..Default::default()
+            },
+            Self::Error => Outgoing {
+                event: "ERROR",
+                ..Default::default()
+            },
         };
-        match self {
-            Self::Keepalive { current } => {
-                out.event = "KEEPALIVE";
-                out.current = *current;
-            }
-            Self::KeepaliveAck { current } => {
-                out.event = "KEEPALIVE-ACK";
-                out.current = *current;
-            }
-            Self::Binary(header) => {
-                out.event = "BINARY";
-                out.attachments = Some(header.attachments);
-                out.url = Some(&header.request.uri);
-                out.sn = header.request.sequence;
-                out.size = Some(header.size);
-                out.current = header.current;
-            }
-            Self::Lack(request) => {
-                out.event = "LACK";
-                out.url = Some(&request.uri);
-                out.sn = request.sequence;
-            }
-            Self::Error => {}
-        }
         // A struct of strings and numbers has a JSON form whatever it holds.
         serde_json::to_string(&out).unwrap_or_default()
     }
@@ -210,6 +292,7 @@ mod tests {
         Request {
             uri: uri.into(),
             sequence: sn.map(MediaSequence),
+            claim: None,
         }
     }
 
@@ -283,6 +366,7 @@ mod tests {
             attachments: 3,
             size: 150_000,
             current: Some(MediaSequence(5)),
+            crc32c: None,
         })
         .to_text();
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -301,5 +385,48 @@ mod tests {
             Message::Lack(request("a.ts", Some(9))).to_text(),
             r#"{"event":"LACK","url":"a.ts","sn":9}"#
         );
+    }
+
+    #[test]
+    fn what_one_box_writes_another_reads() {
+        let request = Request {
+            claim: Some(Claim {
+                playlist: "http://o/live/index.m3u8".into(),
+                epoch_age: Duration::from_millis(90_500),
+            }),
+            ..request("seg_1.ts?t=1", Some(1))
+        };
+        let text = Message::Request(request.clone()).to_text();
+        assert_eq!(
+            Event::parse(text.as_bytes()),
+            Ok(Event::Request(request.clone()))
+        );
+        let header = BinaryHeader {
+            request: Request {
+                claim: None,
+                ..request
+            },
+            attachments: 2,
+            size: 100_000,
+            current: None,
+            crc32c: Some(u32::MAX),
+        };
+        let text = Message::Binary(header.clone()).to_text();
+        assert_eq!(Event::parse(text.as_bytes()), Ok(Event::Binary(header)));
+    }
+
+    #[test]
+    fn a_claim_of_another_kind_is_none() {
+        for claim in [
+            r#""playlist":5,"epoch_age":1"#,
+            r#""playlist":"x","epoch_age":-1"#,
+        ] {
+            let text = format!(r#"{{"event":"REQUEST","url":"a.ts",{claim}}}"#);
+            assert_eq!(
+                Event::parse(text.as_bytes()),
+                Ok(Event::Request(request("a.ts", None))),
+                "{claim}"
+            );
+        }
     }
 }

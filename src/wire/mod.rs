@@ -8,5 +8,5 @@
 mod message;
 mod packets;
 
-pub use message::{BinaryHeader, Event, MAX_TEXT, Message, Request, WireError};
+pub use message::{BinaryHeader, Claim, Event, MAX_TEXT, Message, Request, WireError};
 pub use packets::Packets;

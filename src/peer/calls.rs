@@ -1,0 +1,209 @@
+//! Sibling boxes: who proves to be one, whom this box calls, and what is asked of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::connection::Connection;
+use super::task::{Credentials, Entry, Slot, Task};
+use super::{Event, PeerKey};
+use crate::config::PeerConfig;
+use crate::ids::{BoxId, ChannelId, ChannelName};
+use crate::sibling::proof::{Proof, Secret, Subject};
+use crate::sibling::{Ask, Part};
+
+/// Calls without an answer at a time: a few siblings in each of a few channels. A server that has
+/// this box call every viewer is told that it failed.
+const MAX_CALLS: usize = 16;
+
+pub(super) struct Calls {
+    secret: Option<Secret>,
+    channel_ids: HashMap<ChannelName, ChannelId>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+impl Calls {
+    pub(super) fn new(
+        config: &PeerConfig,
+        channel_ids: HashMap<ChannelName, ChannelId>,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Self {
+        Self {
+            secret: config.sibling_secret.clone(),
+            channel_ids,
+            asks,
+        }
+    }
+
+    /// The next question to a sibling.
+    pub(super) async fn asked(&mut self) -> Option<Ask> {
+        self.asks.recv().await
+    }
+
+    /// The box that made this offer, if it proves to be one of this operator.
+    pub(super) fn sibling_who_offers(
+        &self,
+        key: &PeerKey,
+        offer: &str,
+        proof: Option<Proof>,
+    ) -> Option<BoxId> {
+        self.proved(key, proof?, Subject::Offer { offer })
+    }
+
+    fn proved(&self, key: &PeerKey, proof: Proof, subject: Subject<'_>) -> Option<BoxId> {
+        let secret = self.secret.as_ref()?;
+        if secret.accepts(self.channel_ids.get(&key.channel)?, &proof, subject) {
+            return Some(proof.id);
+        }
+        log::warn!(
+            "{key}: a box with another [peer] sibling-secret, or a forgery: not asked for segments"
+        );
+        None
+    }
+}
+
+impl Task {
+    /// Calls a peer that the signalling server takes for a parent of ours.
+    pub(super) fn call(&mut self, key: PeerKey, dirty: &mut BTreeSet<Slot>) {
+        if self.by_key.contains_key(&key) {
+            // It has called, or was called, already.
+            return;
+        }
+        let calls = self.entries.values();
+        let calls = calls.filter(|entry| entry.connection.offered().is_some());
+        let refused = match calls.count() {
+            _ if self.calls.secret.is_none() => {
+                Some("there is no [peer] sibling-secret, so it is no sibling".to_owned())
+            }
+            MAX_CALLS.. => Some(format!("{MAX_CALLS} calls are unanswered")),
+            _ => self.no_place(),
+        };
+        if let Some(reason) = refused {
+            log::debug!("{key}: not called: {reason}");
+            return self.report(Event::Failed { key });
+        }
+        let now = Instant::now();
+        let credentials = Credentials::random();
+        let called = self.with_identity(&credentials, |identity, context| {
+            Connection::call(now, key.clone(), identity, context)
+        });
+        let (connection, sdp) = match called {
+            Ok(called) => called,
+            Err(error) => {
+                log::error!("{key}: not called: no offer could be made: {error}");
+                return self.report(Event::Failed { key });
+            }
+        };
+        let Some(proof) = self.prove(&key, Subject::Offer { offer: &sdp }) else {
+            return;
+        };
+        self.admit(now, key.clone(), credentials, connection, true, dirty);
+        self.report(Event::Offer { key, sdp, proof });
+    }
+
+    /// Takes the answer to a call. Who does not prove to be a sibling is not wanted: the connection
+    /// is closed, and the server told.
+    pub(super) fn answered(
+        &mut self,
+        key: &PeerKey,
+        sdp: &str,
+        proof: Option<Proof>,
+        dirty: &mut BTreeSet<Slot>,
+    ) {
+        let Some((slot, offer)) = self.entry_of(key).and_then(|(slot, entry)| {
+            let offer = entry.connection.offered()?.to_owned();
+            Some((slot, offer))
+        }) else {
+            return log::debug!("{key}: an answer that nobody waits for");
+        };
+        let subject = Subject::Answer {
+            offer: &offer,
+            answer: sdp,
+        };
+        let sibling = proof.and_then(|proof| self.calls.proved(key, proof, subject));
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            return;
+        };
+        dirty.insert(slot);
+        let Some(sibling) = sibling else {
+            log::debug!("{key}: is no sibling box");
+            return entry.connection.close();
+        };
+        if let Err(error) = entry.connection.answered(Instant::now(), sibling, sdp) {
+            log::warn!("{key}: the answer of a sibling box cannot be used: {error}");
+            entry.connection.close();
+        }
+    }
+
+    /// The proof that an answer comes from this box.
+    pub(super) fn prove_answer(&self, key: &PeerKey, offer: &str, answer: &str) -> Option<Proof> {
+        self.prove(key, Subject::Answer { offer, answer })
+    }
+
+    fn prove(&self, key: &PeerKey, subject: Subject<'_>) -> Option<Proof> {
+        let secret = self.calls.secret.as_ref()?;
+        let channel = self.calls.channel_ids.get(&key.channel)?;
+        Some(secret.prove(channel, self.context.siblings.own(), subject))
+    }
+
+    /// Passes a question to the sibling that it is for.
+    pub(super) fn ask(&mut self, ask: Ask, dirty: &mut BTreeSet<Slot>) {
+        let (now, context) = (Instant::now(), &self.context);
+        let asked = self.entries.iter_mut().find(|(_, entry)| {
+            entry.announced
+                && entry.key.channel == ask.channel
+                && entry.connection.sibling() == Some(&ask.to)
+        });
+        match asked {
+            Some((slot, entry)) => {
+                entry.connection.ask(now, ask, context);
+                dirty.insert(*slot);
+            }
+            None => {
+                // It has just gone. Whoever asked may have, too.
+                let _ = ask.answer.send(Part::Failed("it is gone"));
+            }
+        }
+    }
+
+    /// A data channel has opened.
+    pub(super) fn channel_opened(&mut self, slot: Slot, dirty: &mut BTreeSet<Slot>) {
+        let Some(entry) = self.entries.get(&slot) else {
+            return;
+        };
+        let (key, called) = (entry.key.clone(), entry.called);
+        if let Some(sibling) = entry.connection.sibling().cloned() {
+            log::info!("{key}: sibling box {sibling}: each segment is fetched once for both");
+            self.context.siblings.opened(&key.channel, &sibling);
+            // A box that has entered again is met again: one channel to it is enough.
+            for (other, entry) in &mut self.entries {
+                let same = entry.key.channel == key.channel
+                    && entry.connection.sibling() == Some(&sibling);
+                if same && entry.announced && *other < slot {
+                    entry.connection.close();
+                    dirty.insert(*other);
+                }
+            }
+        }
+        if called {
+            self.report(Event::Opened { key });
+        }
+    }
+
+    /// A connection has ended.
+    pub(super) fn channel_closed(&mut self, entry: &Entry) {
+        let key = entry.key.clone();
+        if entry.announced
+            && let Some(sibling) = entry.connection.sibling()
+        {
+            self.context.siblings.closed(&key.channel, sibling);
+        }
+        if entry.called {
+            self.report(match entry.announced {
+                true => Event::Closed { key },
+                false => Event::Failed { key },
+            });
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What goes into a session, and what comes out.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::receiver::{AskId, Lost};
+use crate::wire::{Message, Request};
+
+/// Names a REQUEST between the session and whoever drives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub(super) u32);
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input<'a> {
+    /// A text message arrived.
+    Text(&'a [u8]),
+    /// A binary message of this many bytes arrived. Whoever drives the session keeps them until
+    /// [`Output::Arrived`] says whose they are.
+    Binary(usize),
+    /// Ask a sibling for a segment; it ends with [`Output::Arrived`] (`last`) or [`Output::Lost`].
+    Ask(AskId, Request),
+    /// The store's answer to [`Output::Find`].
+    Found(RequestId, Found),
+    /// The store may answer differently from before.
+    StoreChanged,
+    /// The daemon stops: finish what is being sent, begin nothing new.
+    Stop,
+}
+
+/// What the store has of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// All of it: this many bytes. Its bytes stay readable until [`Output::Release`].
+    Ready {
+        /// Bytes of the segment.
+        size: usize,
+        /// Their CRC-32C, where the peer is a sibling.
+        crc32c: Option<u32>,
+    },
+    /// Nothing yet, but it is on its way.
+    Coming,
+    /// It is there, but there is no memory to send it from at the moment.
+    NoRoom,
+    /// Nothing, and nothing is known to come.
+    Absent,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask the store, and answer with [`Input::Found`].
+    Find {
+        /// For the answer.
+        id: RequestId,
+        /// What is asked for.
+        request: Request,
+        /// When it was.
+        asked: Instant,
+    },
+    /// Send a text message.
+    Send(Message),
+    /// Send these bytes of the segment as one binary message.
+    Packet(RequestId, Range<usize>),
+    /// The segment of this REQUEST is not needed any more.
+    Release(RequestId),
+    /// The sibling has announced what we asked for.
+    Announced {
+        /// Which of our REQUESTs.
+        id: AskId,
+        /// Bytes of the segment.
+        size: usize,
+        /// Their CRC-32C, if it knows.
+        crc32c: Option<u32>,
+    },
+    /// The binary message that came with [`Input::Binary`] belongs to this REQUEST of ours.
+    Arrived {
+        /// Which.
+        id: AskId,
+        /// Whether the segment is whole now.
+        last: bool,
+    },
+    /// This REQUEST of ours has come to nothing.
+    Lost(AskId, Lost),
+    /// Nothing has been acknowledged for so long, probes notwithstanding, that what is outstanding
+    /// must be taken for lost.
+    Stalled,
+    /// A REQUEST has been answered.
+    Answered(Answer),
+    /// A message was refused, for this reason.
+    Refused(String),
+    /// Close the channel, for this reason; nothing follows.
+    Close(CloseReason),
+}
+
+/// How a REQUEST was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// At once.
+    Hit,
+    /// After waiting for the segment, or for memory.
+    Held,
+    /// With LACK.
+    Lack,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer said CLOSE.
+    ByPeer,
+    /// The peer said ERROR.
+    PeerError,
+    /// Too many messages that are not of the protocol.
+    BadMessages,
+    /// Nothing of what was sent has been acknowledged for 10 s.
+    Stuck,
+    /// A sibling sent something else than it announced.
+    Lied,
+    /// The daemon stops, and everything under way has been sent.
+    Stopped,
+}
