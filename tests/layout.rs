@@ -60,6 +60,7 @@ const PURE: &[&str] = &[
     "session",
     "wire",
     "ids.rs",
+    "peer/sdp.rs",
     "store/index.rs",
     "signal/messages.rs",
     "signal/data.rs",

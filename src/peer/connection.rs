@@ -21,6 +21,7 @@ use rtc::sansio::Protocol;
 use rtc::shared::error::Error as RtcError;
 use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
+use super::sdp::Offer;
 use super::socket::Socket;
 use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
@@ -55,8 +56,8 @@ const ICE_MAX_CHECKS: u16 = 200;
 /// announce (64 KiB) has to fit.
 const SCTP_RECEIVE_BUFFER: u32 = 128 * 1024;
 
-/// Candidates of one viewer that are tried, those of its offer apart: a browser has one for each of
-/// its interfaces, and each costs checks towards an address that the viewer chose.
+/// Candidates of one viewer that are tried: a browser has one for each of its interfaces, and each
+/// costs checks towards an address that the viewer chose.
 const MAX_CANDIDATES: u8 = 16;
 
 /// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
@@ -137,7 +138,8 @@ impl Connection {
             .with_configuration(RTCConfigurationBuilder::new().build())
             .with_setting_engine(settings)
             .build(now)?;
-        rtc.set_remote_description(now, RTCSessionDescription::offer(offer)?)?;
+        let offer = Offer::read(&offer);
+        rtc.set_remote_description(now, RTCSessionDescription::offer(offer.sdp)?)?;
         for host in hosts {
             rtc.add_local_candidate(host_candidate(*host)?)?;
         }
@@ -147,7 +149,7 @@ impl Connection {
             .local_description()
             .ok_or_else(|| RtcError::Other("no answer was made".into()))?;
         let metrics = context.metrics.channel(&key.channel);
-        let connection = Self {
+        let mut connection = Self {
             key,
             rtc,
             channel: None,
@@ -164,7 +166,10 @@ impl Connection {
             lacks: 0,
             stopping: false,
         };
-        Ok((connection, answer.sdp))
+        for candidate in &offer.candidates {
+            connection.candidate(candidate);
+        }
+        Ok((connection, offer.form.write(answer.sdp)))
     }
 
     pub(super) fn created(&self) -> Instant {

@@ -19,6 +19,7 @@
 
 mod addresses;
 mod connection;
+mod sdp;
 mod socket;
 mod task;
 
