@@ -15,8 +15,9 @@ use serde_json::json;
 use support::daemon::{Daemon, Setup};
 use support::eventually;
 use support::origin::{Live, Origin, uri};
+use support::server::Server;
 use support::signalling::Signalling;
-use support::viewer::{CandidateForm, NoChannel, Outcome, Viewer};
+use support::viewer::{Form, Incoming, NoChannel, Outcome, Viewer};
 
 /// Answered at once: far below the 1.6 s of a held REQUEST, far above what a busy machine needs.
 const AT_ONCE: Duration = Duration::from_millis(800);
@@ -236,7 +237,7 @@ async fn a_full_box_refuses_the_next_viewer_until_one_says_close() {
     let (origin, daemon) = origin_and_box_with(Live::default(), more).await;
     let url = origin.url();
     let mut first = Viewer::join(&daemon.signal, &url).await;
-    let second = Viewer::try_join(&daemon.signal, &url, CandidateForm::Today).await;
+    let second = Viewer::try_join(&daemon.signal, &url, Form::Today).await;
     assert_eq!(second.err(), Some(NoChannel::NotOpened));
     gets(&mut first, &origin, origin.newest()).await;
     first.send_text(r#"{"event":"CLOSE"}"#).await;
@@ -255,20 +256,85 @@ async fn a_viewer_that_closes_its_connection_frees_its_place() {
 }
 
 #[tokio::test]
-async fn candidates_in_the_form_of_2018_are_understood() {
+async fn a_viewer_that_vanishes_without_a_goodbye_frees_its_place() {
+    let (origin, daemon) = origin_and_box().await;
+    let device = Viewer::join_on_a_device(&daemon.signal, &origin.url()).await;
+    daemon.until_metric("edgeseed_peers", 1.0).await;
+    device.shutdown_background();
+    daemon.until_metric("edgeseed_peers", 0.0).await;
+}
+
+#[tokio::test]
+async fn close_and_error_end_the_channel_that_said_so_and_no_other() {
     let (origin, daemon) = origin_and_box().await;
     let url = origin.url();
-    let mut viewer = Viewer::try_join(&daemon.signal, &url, CandidateForm::Of2018)
-        .await
-        .expect("a channel");
+    let join = || Viewer::join(&daemon.signal, &url);
+    let (mut closing, mut failing, mut other) = tokio::join!(join(), join(), join());
+    closing.send_text(r#"{"event":"CLOSE"}"#).await;
+    failing
+        .send_text(r#"{"event":"ERROR","reason":"mine"}"#)
+        .await;
+    assert!(closing.is_closed(Duration::from_secs(5)).await);
+    assert!(failing.is_closed(Duration::from_secs(5)).await);
+    gets(&mut other, &origin, origin.newest()).await;
+    daemon.until_metric("edgeseed_peers", 1.0).await;
+}
+
+#[tokio::test]
+async fn events_that_are_not_for_a_holder_are_ignored() {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    for text in [
+        r#"{"event":"TRANSITION","to":"x"}"#,
+        r#"{"event":"DISPLACE","peer_id":7}"#,
+        r#"{"event":"KEEPALIVE-ACK","current":1}"#,
+        r#"{"event":"LACK","url":"a.ts","sn":1}"#,
+        r#"{"event":"BINARY","attachments":"many"}"#,
+        r#"{"event":""}"#,
+    ] {
+        viewer.send_text(text).await;
+        assert!(viewer.hears_nothing_before_an_ack().await, "{text}");
+    }
     gets(&mut viewer, &origin, origin.newest()).await;
+    assert_eq!(daemon.metric("edgeseed_refused_messages_total").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_while_it_is_held_is_answered_once() {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    let next = origin.newest() + 1;
+    // Having it means that the box has just read the playlist.
+    gets(&mut viewer, &origin, next).await;
+    for _ in 0..3 {
+        viewer.send_request(&uri(next + 1), next + 1).await;
+    }
+    let bytes = viewer.answer(&uri(next + 1), next + 1).await;
+    assert!(bytes == Some(origin.segment(next + 1)));
+    assert!(viewer.hears_nothing_before_an_ack().await);
+}
+
+#[tokio::test]
+async fn a_number_that_does_not_fit_the_name_is_lacked() {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    let newest = origin.newest();
+    gets(&mut viewer, &origin, newest).await;
+    let answer = viewer.ask(&uri(newest), 7, Duration::from_secs(5)).await;
+    assert!(matches!(answer, Outcome::Lack { .. }), "{answer:?}");
+    // As a string, with unknown fields, in another order: the same request.
+    let request =
+        json!({ "x": [1], "sn": newest.to_string(), "url": uri(newest), "event": "REQUEST" });
+    viewer.send_text(&request.to_string()).await;
+    let bytes = viewer.answer(&uri(newest), newest).await;
+    assert!(bytes == Some(origin.segment(newest)));
 }
 
 #[tokio::test]
 async fn what_is_being_sent_is_finished_before_a_stop() {
     // Large enough to be under way for a while.
     let live = Live {
-        segment_size: 8_000_000,
+        segment_size: 24_000_000,
         segment_duration: Duration::from_secs(3),
         window: 3,
     };
@@ -281,11 +347,24 @@ async fn what_is_being_sent_is_finished_before_a_stop() {
         .await
         .expect("a header");
     daemon.terminate();
+    eventually("the box stops", Duration::from_secs(5), async || {
+        daemon.stderr().contains("asked to stop").then_some(())
+    })
+    .await;
+    viewer.send_request(&uri(sequence - 1), sequence - 1).await;
     let mut received = 0;
+    let mut lacked = false;
     for _ in 0..header["attachments"].as_u64().unwrap() {
-        received += viewer.next_packet().await.len();
+        received += loop {
+            match viewer.next().await.expect("the transfer is finished") {
+                Incoming::Binary(packet) => break packet.len(),
+                Incoming::Text(text) => lacked |= text["event"] == "LACK",
+            }
+        };
     }
     assert_eq!(received, live.segment_size);
+    assert!(lacked, "what is asked for during a stop is lacked");
+    assert!(viewer.is_closed(Duration::from_secs(5)).await);
     let ended = daemon.ended().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
@@ -304,5 +383,23 @@ async fn a_viewer_is_served_again_after_the_box_was_restarted_over_its_store() {
         (origin.newest() > sequence + 2).then_some(())
     })
     .await;
+    gets(&mut viewer, &origin, origin.newest()).await;
+}
+
+#[tokio::test]
+async fn a_page_that_stays_meets_the_restarted_box_under_a_fresh_id() {
+    let server = Server::start().await;
+    let origin = Origin::start(Live::default()).await;
+    let setup = Setup::channel("news", origin.url()).at(&server.url);
+    let daemon = Daemon::start(setup).await;
+    let mut viewer = Viewer::join(&server.url, &origin.url()).await;
+    gets(&mut viewer, &origin, origin.newest()).await;
+    let before = viewer.parent.clone();
+    let _daemon = daemon.restart().await;
+    assert!(viewer.is_closed(Duration::from_secs(5)).await);
+    let mut viewer = Viewer::call(viewer.into_signalling(), Form::Today)
+        .await
+        .expect("the server names the box again");
+    assert_ne!(viewer.parent, before);
     gets(&mut viewer, &origin, origin.newest()).await;
 }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::eventually;
 
 /// How long the box may take to start, or to stop once it has nothing to send.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_edgeseed");
@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) channels: Vec<(&'static str, String)>,
     /// Further sections: `[peer]`, `[memory]`.
     pub(crate) more: String,
+    /// The URL of a signalling server that is not the box's own.
+    pub(crate) signal: Option<String>,
     /// Another binary than the one under test.
     pub(crate) binary: Option<PathBuf>,
 }
@@ -52,7 +54,13 @@ impl Setup {
         self
     }
 
-    /// The file: its own signalling server, everything on the loopback interface.
+    pub(crate) fn at(mut self, signal: &str) -> Self {
+        self.signal = Some(signal.to_owned());
+        self
+    }
+
+    /// The file: its own signalling server unless told otherwise, everything on the loopback
+    /// interface.
     fn toml(&self, http: SocketAddr, signal: SocketAddr, store: &Path) -> String {
         let channels: String = self
             .channels
@@ -64,8 +72,12 @@ impl Setup {
         } else {
             "[peer]\nudp-port = 0\n"
         };
+        let signal = match &self.signal {
+            Some(url) => format!("[signal]\nurl = \"{url}\"\n"),
+            None => format!("[signal-server]\nlisten = \"{signal}\"\n"),
+        };
         format!(
-            "{channels}[signal-server]\nlisten = \"{signal}\"\n[http]\nlisten = \"{http}\"\n\
+            "{channels}{signal}[http]\nlisten = \"{http}\"\n\
              [store]\ndir = \"{}\"\nmin-free = \"16MiB\"\n{peer}{}",
             store.display(),
             self.more,
@@ -139,7 +151,9 @@ impl Daemon {
         let config = setup.toml(http, signal, &dir.path().join("store"));
         std::fs::write(dir.path().join("edgeseed.toml"), config).unwrap();
         let binary = setup.binary.clone().unwrap_or_else(|| BINARY.into());
-        Self::spawn(binary, dir, http, format!("ws://{signal}/"))
+        let own_server = || format!("ws://{signal}/");
+        let server = setup.signal.clone().unwrap_or_else(own_server);
+        Self::spawn(binary, dir, http, server)
     }
 
     fn spawn(binary: PathBuf, dir: TempDir, http: SocketAddr, signal: String) -> Self {

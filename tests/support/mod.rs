@@ -14,6 +14,8 @@
 
 pub(crate) mod daemon;
 pub(crate) mod origin;
+pub(crate) mod relay;
+pub(crate) mod server;
 pub(crate) mod signalling;
 pub(crate) mod viewer;
 

@@ -2,18 +2,26 @@
 
 use std::time::Duration;
 
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_util::task::AbortOnDropHandle;
 
-/// A peer that has entered a channel.
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// A peer that has entered a channel. Its socket is read all the time, as a page does, and closes
+/// when this is dropped.
 pub(crate) struct Signalling {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    to_server: SplitSink<Socket, Message>,
+    from_server: mpsc::UnboundedReceiver<Value>,
     channel: String,
     /// Its own id, as the server gave it.
     pub(crate) peer_id: Value,
+    _reading: AbortOnDropHandle<()>,
 }
 
 impl Signalling {
@@ -22,10 +30,24 @@ impl Signalling {
         let (socket, _) = connect_async(server)
             .await
             .expect("the signalling server answers");
+        let (to_server, mut socket) = socket.split();
+        let (heard, from_server) = mpsc::unbounded_channel();
+        let reading = tokio::spawn(async move {
+            while let Some(Ok(message)) = socket.next().await {
+                if let Message::Text(text) = message {
+                    let message = serde_json::from_str(&text).expect("the server speaks JSON");
+                    if heard.send(message).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
         let mut signalling = Self {
-            socket,
+            to_server,
+            from_server,
             channel: channel.to_owned(),
             peer_id: Value::Null,
+            _reading: AbortOnDropHandle::new(reading),
         };
         signalling
             .send(json!({ "action": "enter", "channel": channel }))
@@ -50,15 +72,7 @@ impl Signalling {
 
     /// The next message; `None` once the server has closed.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        loop {
-            match self.socket.next().await? {
-                Ok(Message::Text(text)) => {
-                    return Some(serde_json::from_str(&text).expect("the server speaks JSON"));
-                }
-                Ok(Message::Close(_)) | Err(_) => return None,
-                Ok(_) => {}
-            }
-        }
+        self.from_server.recv().await
     }
 
     async fn wait_for(&mut self, action: &str) -> Value {
@@ -89,6 +103,9 @@ impl Signalling {
 
     pub(crate) async fn send(&mut self, message: Value) {
         // A server that has gone is noticed by who waits for an answer.
-        let _ = self.socket.send(Message::text(message.to_string())).await;
+        let _ = self
+            .to_server
+            .send(Message::text(message.to_string()))
+            .await;
     }
 }

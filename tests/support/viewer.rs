@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 use rand::Rng;
 use rtc::ice::mdns::MulticastDnsMode;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use webrtc::data_channel::{DataChannel, DataChannelEvent};
 use webrtc::peer_connection::{
     PeerConnection, PeerConnectionBuilder, PeerConnectionEventHandler, RTCIceCandidateInit,
@@ -50,24 +51,32 @@ pub(crate) enum NoChannel {
     NotOpened,
 }
 
-/// How this viewer's browser writes its candidates.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) enum CandidateForm {
-    /// `candidate:…`
+/// How this viewer's browser and script write what they signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// `"data": {"type": …}`, RFC 8841, `candidate:…`
     #[default]
     Today,
-    /// `a=candidate:…`, seen of 2018.
-    Of2018,
+    /// `"data": "{\"type\": …}"`, and the answer has to be one as well.
+    Text,
+    /// `m=application 9 DTLS/SCTP 5000`, and the answer has to say so as well; the candidates stand
+    /// in the offer, among them one that nobody can resolve.
+    SdpOf2018,
+    /// `a=candidate:…`
+    CandidatesOf2018,
 }
 
-/// A viewer with an open channel to the box; vanishes when dropped, as a closed page does.
+/// A viewer with an open channel to the box.
 pub(crate) struct Viewer {
     connection: Arc<dyn PeerConnection>,
     channel: Arc<dyn DataChannel>,
     inbox: mpsc::Receiver<Incoming>,
     /// Asked for and given up: an answer may still come.
     given_up: Vec<String>,
-    tasks: [JoinHandle<()>; 2],
+    signalling: Signalling,
+    /// The box's id, as the server named it.
+    pub(crate) parent: Value,
+    _reading: AbortOnDropHandle<()>,
 }
 
 struct Handler(mpsc::UnboundedSender<RTCIceCandidateInit>);
@@ -84,7 +93,7 @@ impl PeerConnectionEventHandler for Handler {
 impl Viewer {
     /// Enters the channel and opens a data channel to the parent that the server names.
     pub(crate) async fn join(server: &str, channel: &str) -> Self {
-        Self::try_join(server, channel, CandidateForm::Today)
+        Self::try_join(server, channel, Form::Today)
             .await
             .expect("a channel to the box")
     }
@@ -92,9 +101,36 @@ impl Viewer {
     pub(crate) async fn try_join(
         server: &str,
         channel: &str,
-        form: CandidateForm,
+        form: Form,
     ) -> Result<Self, NoChannel> {
-        let mut signalling = Signalling::enter(server, channel).await;
+        Self::call(Signalling::enter(server, channel).await, form).await
+    }
+
+    /// Joins from a device of its own. Shut it down ([`Runtime::shutdown_background`]), and it has
+    /// vanished from one moment to the next.
+    pub(crate) async fn join_on_a_device(server: &str, channel: &str) -> Runtime {
+        let device = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (server, channel) = (server.to_owned(), channel.to_owned());
+        let watching = async move {
+            let viewer = Self::join(&server, &channel).await;
+            let (joined, has_joined) = oneshot::channel();
+            tokio::spawn(async move {
+                let _viewer = viewer;
+                joined.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+            has_joined.await.unwrap();
+        };
+        device.spawn(watching).await.unwrap();
+        device
+    }
+
+    /// Waits for a parent on a socket that has entered, and opens a data channel to it.
+    pub(crate) async fn call(mut signalling: Signalling, form: Form) -> Result<Self, NoChannel> {
         let parent = signalling
             .parent(OPEN_WITHIN)
             .await
@@ -119,42 +155,67 @@ impl Viewer {
             .await
             .unwrap();
         let offer = connection.create_offer(None).await.unwrap();
+        let sdp = form.offer(&offer.sdp);
         signalling
-            .signal(&parent, json!({ "type": "offer", "sdp": offer.sdp }))
+            .signal(&parent, form.data(json!({ "type": "offer", "sdp": sdp })))
             .await;
         connection.set_local_description(offer).await.unwrap();
 
         let (opened, mut open) = mpsc::channel(1);
         let (messages, inbox) = mpsc::channel(256);
         let reading = tokio::spawn(read(Arc::clone(&data), opened, messages));
+        let reading = AbortOnDropHandle::new(reading);
         let opening = async {
             loop {
                 tokio::select! {
                     Some(candidate) = candidates.recv() => {
-                        let candidate = form.write(&candidate.candidate);
+                        let candidate = form.candidate(&candidate.candidate);
                         signalling.signal(&parent, candidate).await;
                     }
-                    message = signalling.next() => take(&*connection, &message?).await,
+                    message = signalling.next() => form.take(&*connection, &message?).await,
                     opened = open.recv() => return opened,
                 }
             }
         };
         if !matches!(timeout(OPEN_WITHIN, opening).await, Ok(Some(()))) {
-            reading.abort();
             // Whether it can still be closed makes no difference here.
             let _ = connection.close().await;
             return Err(NoChannel::NotOpened);
         }
         signalling.dc_opened(&parent).await;
-        // The socket stays open as long as the page does.
-        let listening = tokio::spawn(async move { while signalling.next().await.is_some() {} });
         Ok(Self {
             connection,
             channel: data,
             inbox,
             given_up: Vec::new(),
-            tasks: [reading, listening],
+            signalling,
+            parent,
+            _reading: reading,
         })
+    }
+
+    /// The page stays, and its socket with it; the connection is over.
+    pub(crate) fn into_signalling(self) -> Signalling {
+        self.signalling
+    }
+
+    /// Opens a further channel on the connection, and waits until the other end has closed it.
+    pub(crate) async fn second_channel_is_closed(&self) {
+        let second = self
+            .connection
+            .create_data_channel(&label(), None)
+            .await
+            .unwrap();
+        let closed = async {
+            while let Some(event) = second.poll().await {
+                if matches!(event, DataChannelEvent::OnClose) {
+                    return;
+                }
+            }
+        };
+        timeout(OPEN_WITHIN, closed)
+            .await
+            .expect("the second channel closes");
     }
 
     /// Asks for a segment by its sequence number.
@@ -271,6 +332,13 @@ impl Viewer {
         timeout(within, closed).await.is_ok()
     }
 
+    /// Whether it is the answer to this KEEPALIVE that comes next.
+    pub(crate) async fn hears_nothing_before_an_ack(&mut self) -> bool {
+        self.send_text(r#"{"event":"KEEPALIVE"}"#).await;
+        let next = timeout(OPEN_WITHIN, self.next()).await;
+        matches!(next, Ok(Some(Incoming::Text(text))) if text["event"] == "KEEPALIVE-ACK")
+    }
+
     /// Sends whatever text; a closed channel is noticed by who waits for an answer.
     pub(crate) async fn send_text(&self, text: &str) {
         let _ = self.channel.send_text(text).await;
@@ -287,23 +355,96 @@ impl Viewer {
     }
 }
 
-impl Drop for Viewer {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
+impl Form {
+    fn data(self, object: Value) -> Value {
+        match self {
+            Self::Text => Value::String(object.to_string()),
+            _ => object,
+        }
+    }
+
+    fn offer(self, sdp: &str) -> String {
+        if self != Self::SdpOf2018 {
+            return sdp.to_owned();
+        }
+        let [media, port, size] = DATA_CHANNEL_TODAY;
+        assert!(sdp.contains(media) && sdp.contains(port), "{sdp}");
+        let sdp: String = sdp
+            .lines()
+            .filter(|line| !line.starts_with(size))
+            .map(|line| match line {
+                _ if line == media => MEDIA_OF_2018,
+                _ if line == port => MAP_OF_2018,
+                _ => line,
+            })
+            .map(|line| line.to_owned() + "\r\n")
+            .collect();
+        sdp + "a=candidate:1 1 udp 2113937151 8ec3e2a5.local 50123 typ host generation 0\r\n\
+               a=end-of-candidates\r\n"
+    }
+
+    /// Back into the form that this stack reads.
+    fn answer(self, sdp: &str) -> String {
+        if self != Self::SdpOf2018 {
+            return sdp.to_owned();
+        }
+        let [media, port, size] = DATA_CHANNEL_TODAY;
+        for (line, is_there) in [
+            (MEDIA_OF_2018, true),
+            (MAP_OF_2018, true),
+            (port, false),
+            (size, false),
+        ] {
+            assert_eq!(sdp.contains(line), is_there, "{line} in {sdp}");
+        }
+        sdp.replace(MEDIA_OF_2018, media).replace(MAP_OF_2018, port)
+    }
+
+    fn candidate(self, candidate: &str) -> Value {
+        let candidate = match self {
+            Self::CandidatesOf2018 => format!("a={candidate}"),
+            _ => candidate.to_owned(),
+        };
+        self.data(json!({
+            "candidate": { "candidate": candidate, "sdpMLineIndex": 0, "sdpMid": "0" }
+        }))
+    }
+
+    /// Takes what the parent signals: its answer and its candidates.
+    async fn take(self, connection: &dyn PeerConnection, message: &Value) {
+        if message["action"] != "signal" {
+            return;
+        }
+        let data = match (&message["data"], self) {
+            (Value::String(text), Self::Text) => serde_json::from_str(text).unwrap(),
+            (Value::Object(_), Self::Today | Self::SdpOf2018 | Self::CandidatesOf2018) => {
+                message["data"].clone()
+            }
+            (other, _) => panic!("{self:?} is answered with {other}"),
+        };
+        if data["type"] == "answer" {
+            let sdp = self.answer(data["sdp"].as_str().unwrap());
+            let answer = RTCSessionDescription::answer(sdp).unwrap();
+            connection.set_remote_description(answer).await.unwrap();
+        } else if let Some(candidate) = data["candidate"]["candidate"].as_str() {
+            let candidate = RTCIceCandidateInit {
+                candidate: candidate.to_owned(),
+                sdp_mline_index: Some(0),
+                ..Default::default()
+            };
+            connection.add_ice_candidate(candidate).await.unwrap();
         }
     }
 }
 
-impl CandidateForm {
-    fn write(self, candidate: &str) -> Value {
-        let candidate = match self {
-            Self::Today => candidate.to_owned(),
-            Self::Of2018 => format!("a={candidate}"),
-        };
-        json!({ "candidate": { "candidate": candidate, "sdpMLineIndex": 0, "sdpMid": "0" } })
-    }
-}
+/// The lines of an offer that differ, as this stack writes them.
+const DATA_CHANNEL_TODAY: [&str; 3] = [
+    "m=application 9 UDP/DTLS/SCTP webrtc-datachannel",
+    "a=sctp-port:5000",
+    "a=max-message-size:",
+];
+const MEDIA_OF_2018: &str = "m=application 9 DTLS/SCTP 5000";
+const MAP_OF_2018: &str = "a=sctpmap:5000 webrtc-datachannel 1024";
 
 /// 40 hex characters, as pages choose them.
 fn label() -> String {
@@ -311,25 +452,6 @@ fn label() -> String {
     (0..40)
         .map(|_| char::from_digit(random.random_range(0..16), 16).unwrap())
         .collect()
-}
-
-/// Takes what the parent signals: its answer and its candidates.
-async fn take(connection: &dyn PeerConnection, message: &Value) {
-    let data = match &message["data"] {
-        Value::String(text) => serde_json::from_str(text).unwrap(),
-        object => object.clone(),
-    };
-    if data["type"] == "answer" {
-        let answer = RTCSessionDescription::answer(data["sdp"].as_str().unwrap().into()).unwrap();
-        connection.set_remote_description(answer).await.unwrap();
-    } else if let Some(candidate) = data["candidate"]["candidate"].as_str() {
-        let candidate = RTCIceCandidateInit {
-            candidate: candidate.to_owned(),
-            sdp_mline_index: Some(0),
-            ..Default::default()
-        };
-        connection.add_ice_candidate(candidate).await.unwrap();
-    }
 }
 
 /// Passes on what arrives until the channel closes.

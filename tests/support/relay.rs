@@ -1,0 +1,95 @@
+//! A signalling server that is not ours, in as few lines as protocol.md allows: it pairs whoever
+//! enters with who entered first, and relays what they signal. What it does differently from ours
+//! is what the tests choose.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_tungstenite::accept_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::task::AbortOnDropHandle;
+
+/// A running relay; gone when dropped.
+pub(crate) struct Relay {
+    /// Its URL.
+    pub(crate) url: String,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// How it differs.
+#[derive(Clone, Copy)]
+pub(crate) struct Habits {
+    /// The id of the peer that is the nth to enter.
+    pub(crate) id: fn(usize) -> Value,
+    /// Whether the parent is told of its child, or has to take its offer unannounced.
+    pub(crate) tells_parent: bool,
+}
+
+/// Everybody, in the order in which they entered.
+type Peers = Arc<Mutex<Vec<(Value, mpsc::UnboundedSender<Value>)>>>;
+
+impl Relay {
+    pub(crate) async fn start(habits: Habits) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let peers = Peers::default();
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(serve(stream, habits, Arc::clone(&peers)));
+            }
+        });
+        Self {
+            url,
+            _task: AbortOnDropHandle::new(task),
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, habits: Habits, peers: Peers) {
+    let (mut to_peer, mut from_peer) = accept_async(stream).await.unwrap().split();
+    let (outbox, mut out) = mpsc::unbounded_channel::<Value>();
+    let writing = tokio::spawn(async move {
+        while let Some(message) = out.recv().await {
+            if to_peer
+                .send(Message::text(message.to_string()))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    });
+    let _writing = AbortOnDropHandle::new(writing);
+    let mut own = Value::Null;
+    while let Some(Ok(message)) = from_peer.next().await {
+        let Message::Text(text) = message else {
+            continue;
+        };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let mut peers = peers.lock().unwrap();
+        if message["action"] == "enter" {
+            own = (habits.id)(peers.len());
+            let accept = json!({ "action": "accept", "live": true, "peer_id": own, "region": 7 });
+            outbox.send(accept).unwrap();
+            let connect = |to: &Value, initiator| json!({ "action": "connect", "to_peer_id": to, "initiator": initiator });
+            if let Some((parent, to_parent)) = peers.first() {
+                if habits.tells_parent {
+                    let _ = to_parent.send(connect(&own, false));
+                }
+                outbox.send(connect(parent, true)).unwrap();
+            }
+            peers.push((own.clone(), outbox.clone()));
+        } else if message["action"] == "signal" {
+            let to = peers.iter().find(|(id, _)| *id == message["to_peer_id"]);
+            if let Some((_, to)) = to {
+                let relayed =
+                    json!({ "action": "signal", "from_peer_id": own, "data": message["data"] });
+                let _ = to.send(relayed);
+            }
+        }
+    }
+}
