@@ -185,11 +185,14 @@ async fn a_page_and_the_box_meet_and_answer_in_the_pages_form() {
         )
         .await;
         let sdp = "v=0\r\n".to_owned();
-        let data = SignalData::Offer { sdp: sdp.clone() };
+        let data = SignalData::Offer {
+            sdp: sdp.clone(),
+            sibling: None,
+        };
         let from = to.clone();
         assert_eq!(the_box.event().await, Event::Signal { from, data, form });
 
-        let data = SignalData::Answer { sdp };
+        let data = SignalData::Answer { sdp, sibling: None };
         the_box
             .commands
             .send(Command::Signal { to, data, form })
@@ -270,7 +273,7 @@ async fn a_signal_that_grows_beyond_the_bound_does_not_cost_the_box_its_session(
     page.say_text(&offer("small")).await;
     let (from, form) = (PeerId::from(page_id), DataForm::Object);
     let sdp = "small".to_owned();
-    let data = SignalData::Offer { sdp };
+    let data = SignalData::Offer { sdp, sibling: None };
     assert_eq!(the_box.event().await, Event::Signal { from, data, form });
     server.stop().await;
 }
@@ -406,10 +409,13 @@ async fn a_foreign_server_with_integer_ids_is_understood() {
     let to = PeerId::Number(7);
     let form = DataForm::Object;
     let sdp = "v=0".to_owned();
-    let data = SignalData::Offer { sdp: sdp.clone() };
+    let data = SignalData::Offer {
+        sdp: sdp.clone(),
+        sibling: None,
+    };
     let from = to.clone();
     assert_eq!(the_box.event().await, Event::Signal { from, data, form });
-    let data = SignalData::Answer { sdp };
+    let data = SignalData::Answer { sdp, sibling: None };
     the_box
         .commands
         .send(Command::Signal { to, data, form })

@@ -68,7 +68,7 @@ fn commands(
     };
     match event {
         client::Event::Signal { from, data, form } => match data {
-            SignalData::Offer { sdp } => {
+            SignalData::Offer { sdp, .. } => {
                 let key = key(from);
                 spellers.remember(&key, form);
                 vec![peer::Command::Offer { key, sdp }]
@@ -100,7 +100,7 @@ pub(super) async fn answers(
         let (key, command) = match event {
             peer::Event::Answer { key, sdp } => {
                 let to = key.peer.clone();
-                let data = SignalData::Answer { sdp };
+                let data = SignalData::Answer { sdp, sibling: None };
                 let form = spellers.take(&key);
                 (key, client::Command::Signal { to, data, form })
             }

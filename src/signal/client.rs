@@ -244,7 +244,15 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let channel = self.config.channel.clone();
-        if let Err(end) = say(&mut socket, ClientMessage::Enter { channel }).await {
+        if let Err(end) = say(
+            &mut socket,
+            ClientMessage::Enter {
+                channel,
+                token: None,
+            },
+        )
+        .await
+        {
             return end;
         }
         let events = self.events.clone();
@@ -309,7 +317,7 @@ impl Client {
                         due = Instant::now() + LEVEL_EVERY;
                         let channel = Some(self.config.channel.clone());
                         let level = self.config.level;
-                        say(&mut socket, ClientMessage::Level { channel, level }).await
+                        say(&mut socket, ClientMessage::Level { channel, level, room: None }).await
                     } else {
                         Err(End::Lost("it does not answer to enter".to_owned()))
                     }

@@ -201,6 +201,7 @@ async fn a_data_channel_is_named_by_integer_ids_as_the_server_gave_them() {
         json!({"action": "dc_failed", "channel": "news", "dc_id": 42})
     );
     let data = SignalData::Answer {
+        sibling: None,
         sdp: "v=0".to_owned(),
     };
     let form = DataForm::Text;

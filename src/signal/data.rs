@@ -21,11 +21,15 @@ pub enum SignalData {
     Offer {
         /// SDP.
         sdp: String,
+        /// From a box that knows the operator's secret.
+        sibling: Option<SiblingProof>,
     },
     /// The answer to an offer.
     Answer {
         /// SDP.
         sdp: String,
+        /// From a box that knows the operator's secret.
+        sibling: Option<SiblingProof>,
     },
     /// One ICE candidate (RFC 8838 trickle).
     Candidate {
@@ -40,6 +44,19 @@ pub enum SignalData {
     EndOfCandidates,
 }
 
+/// How a box proves to another one that it knows the operator's shared secret, beside `sdp`. Pages
+/// have none, and servers never look at it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiblingProof {
+    /// Who proves it.
+    pub id: String,
+    /// The proof.
+    pub mac: String,
+}
+
+/// Bytes of either part of a [`SiblingProof`] at most: a SHA-512 in hexadecimal.
+const MAX_PROOF: usize = 128;
+
 /// All that can stand in `data`.
 #[derive(Default, Deserialize, Serialize)]
 struct Fields {
@@ -47,6 +64,9 @@ struct Fields {
     kind: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sdp: Option<String>,
+    #[serde(default, deserialize_with = "proof_or_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sibling: Option<SiblingProof>,
     #[serde(default, deserialize_with = "even_null")]
     #[serde(skip_serializing_if = "Option::is_none")]
     candidate: Option<CandidateField>,
@@ -63,6 +83,16 @@ where
     D: serde::Deserializer<'de>,
 {
     CandidateField::deserialize(value).map(Some)
+}
+
+/// A proof that is none never makes an offer fail: its sender is served like anybody else.
+fn proof_or_none<'de, D>(value: D) -> Result<Option<SiblingProof>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    let value = serde_json::Value::deserialize(value)?;
+    let proof: Option<SiblingProof> = serde_json::from_value(value).ok();
+    Ok(proof.filter(|proof| proof.id.len() <= MAX_PROOF && proof.mac.len() <= MAX_PROOF))
 }
 
 #[derive(Deserialize, Serialize)]
@@ -94,9 +124,10 @@ impl SignalData {
         let fields: Fields = serde_json::from_str(json).ok()?;
         let (candidate, sdp_mid, sdp_mline_index) = match (fields.candidate, fields.sdp) {
             (None, Some(sdp)) => {
+                let sibling = fields.sibling;
                 return match fields.kind.as_deref() {
-                    Some("offer") => Some(Self::Offer { sdp }),
-                    Some("answer") => Some(Self::Answer { sdp }),
+                    Some("offer") => Some(Self::Offer { sdp, sibling }),
+                    Some("answer") => Some(Self::Answer { sdp, sibling }),
                     _ => None,
                 };
             }
@@ -124,14 +155,15 @@ impl SignalData {
 
     /// Writes `data` in the form that the peer uses.
     pub fn render(&self, form: DataForm) -> Box<RawValue> {
-        let session = |kind: &str, sdp: &String| Fields {
+        let session = |kind: &str, sdp: &String, sibling: &Option<SiblingProof>| Fields {
             kind: Some(kind.to_owned()),
             sdp: Some(sdp.clone()),
+            sibling: sibling.clone(),
             ..Fields::default()
         };
         let fields = match self {
-            Self::Offer { sdp } => session("offer", sdp),
-            Self::Answer { sdp } => session("answer", sdp),
+            Self::Offer { sdp, sibling } => session("offer", sdp, sibling),
+            Self::Answer { sdp, sibling } => session("answer", sdp, sibling),
             Self::Candidate {
                 candidate,
                 sdp_mid,
@@ -174,6 +206,7 @@ mod tests {
     fn an_answer_goes_out_in_the_form_in_which_the_offer_came() {
         let answer = SignalData::Answer {
             sdp: "v=0\r\n".to_owned(),
+            sibling: None,
         };
         let object = r#"{"type":"answer","sdp":"v=0\r\n"}"#;
         assert_eq!(answer.render(DataForm::Object).get(), object);
@@ -187,6 +220,7 @@ mod tests {
     fn an_offer_is_understood_as_object_and_as_string() {
         let offer = SignalData::Offer {
             sdp: "v=0".to_owned(),
+            sibling: None,
         };
         let object = r#"{"sdp":"v=0","extra":[1],"type":"offer"}"#;
         assert_eq!(parse(object), Some((offer.clone(), DataForm::Object)));
@@ -219,6 +253,44 @@ mod tests {
             SignalData::parse(&rendered),
             Some((SignalData::EndOfCandidates, DataForm::Text))
         );
+    }
+
+    #[test]
+    fn a_siblings_proof_travels_beside_the_sdp_and_a_bad_one_costs_nothing_but_itself() {
+        let proof = SiblingProof {
+            id: "box-2".to_owned(),
+            mac: "ab".repeat(64),
+        };
+        let offer = SignalData::Offer {
+            sdp: "v=0".to_owned(),
+            sibling: Some(proof),
+        };
+        for form in [DataForm::Object, DataForm::Text] {
+            assert_eq!(
+                SignalData::parse(&offer.render(form)),
+                Some((offer.clone(), form))
+            );
+        }
+        let long = "x".repeat(MAX_PROOF + 1);
+        for bad in [
+            "7",
+            "null",
+            "[]",
+            r#"{"id":"box-2"}"#,
+            r#"{"id":2,"mac":"ab"}"#,
+            &format!(r#"{{"id":"box-2","mac":"{long}"}}"#),
+        ] {
+            let parsed = parse(&format!(
+                r#"{{"type":"offer","sibling":{bad},"sdp":"v=0"}}"#
+            ));
+            assert!(
+                matches!(
+                    parsed,
+                    Some((SignalData::Offer { sibling: None, .. }, DataForm::Object))
+                ),
+                "{bad}: {parsed:?}"
+            );
+        }
     }
 
     #[test]

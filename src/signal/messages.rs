@@ -22,6 +22,9 @@ pub const MAX_ID: usize = 1024;
 /// Bytes of a channel id at most: a URL without its query.
 pub const MAX_CHANNEL: usize = 4096;
 
+/// Bytes of a shared token at most: several times what anybody generates.
+pub const MAX_TOKEN: usize = 256;
+
 /// From a peer to the server. `channel` is what field clients add to every message; only `enter`
 /// needs it. Servers know the sender by its socket.
 #[derive(Debug, Serialize)]
@@ -31,6 +34,10 @@ pub enum ClientMessage {
     Enter {
         /// Which channel.
         channel: ChannelId,
+        /// What a server may ask for before it lets anybody in; ours does with `[signal-server]
+        /// token`. One of another type or beyond [`MAX_TOKEN`] reads as none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
     },
     /// Gives the place up.
     Leave {
@@ -80,6 +87,10 @@ pub enum ClientMessage {
         channel: Option<ChannelId>,
         /// Finite, not negative.
         level: f64,
+        /// How many more peers the sender takes. Only our boxes say so, to servers that know it;
+        /// what is no such number reads as none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room: Option<u32>,
     },
     /// Asks for `parents`.
     GetParents {
@@ -198,9 +209,19 @@ impl ClientMessage {
             Some(_) => fields.channel().map(Some),
             None => Ok(None),
         };
+        let report = || {
+            Ok(Self::Level {
+                channel: channel()?,
+                level: level(fields.level)?,
+                room: value("room", fields.room, "a number").ok(),
+            })
+        };
         let message = match fields.action().as_deref() {
             Some("enter") => Self::Enter {
                 channel: fields.channel()?,
+                token: value("token", fields.token, "a string")
+                    .ok()
+                    .filter(|token: &String| token.len() <= MAX_TOKEN),
             },
             // What cannot be its own id is as good as none.
             Some("leave") => Self::Leave {
@@ -223,14 +244,8 @@ impl ClientMessage {
                 channel: channel()?,
                 dc_id: two_ids(fields.dc_id)?,
             },
-            Some("level") => Self::Level {
-                channel: channel()?,
-                level: level(fields.level)?,
-            },
-            Some("statistics") | None if fields.level.is_some() => Self::Level {
-                channel: channel()?,
-                level: level(fields.level)?,
-            },
+            Some("level") => report()?,
+            Some("statistics") | None if fields.level.is_some() => report()?,
             Some("get_parents") => Self::GetParents {
                 channel: channel()?,
             },
@@ -298,6 +313,8 @@ struct Fields<'a> {
     to_peer_id: Option<&'a RawValue>,
     from_peer_id: Option<&'a RawValue>,
     dc_id: Option<&'a RawValue>,
+    token: Option<&'a RawValue>,
+    room: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
     level: Option<&'a RawValue>,
     live: Option<&'a RawValue>,

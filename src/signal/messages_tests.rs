@@ -7,7 +7,10 @@ fn client(text: &str) -> ClientMessage {
 #[test]
 fn what_the_box_sends_has_the_seeds_fields() {
     let channel = ChannelId::from("http://a/x.m3u8");
-    let enter = ClientMessage::Enter { channel };
+    let enter = ClientMessage::Enter {
+        channel,
+        token: None,
+    };
     assert_eq!(
         enter.to_json(),
         r#"{"action":"enter","channel":"http://a/x.m3u8"}"#
@@ -24,8 +27,12 @@ fn what_the_box_sends_has_the_seeds_fields() {
     let level = ClientMessage::Level {
         channel: None,
         level: 100.0,
+        room: Some(3),
     };
-    assert_eq!(level.to_json(), r#"{"action":"level","level":100.0}"#);
+    assert_eq!(
+        level.to_json(),
+        r#"{"action":"level","level":100.0,"room":3}"#
+    );
 }
 
 #[test]
@@ -82,6 +89,40 @@ fn a_level_comes_as_number_or_string_with_an_action_or_without() {
         r#"{"action":"level"}"#,
     ] {
         assert!(ClientMessage::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_level_report_says_how_much_room_there_is_in_every_form() {
+    for (text, expected) in [
+        (r#"{"action":"level","level":3,"room":7}"#, Some(7)),
+        (r#"{"level":"3","room":0}"#, Some(0)),
+        (r#"{"action":"statistics","level":3,"room":1}"#, Some(1)),
+        (r#"{"level":3}"#, None),
+        (r#"{"level":3,"room":-1}"#, None),
+        (r#"{"level":3,"room":"many"}"#, None),
+    ] {
+        assert!(
+            matches!(client(text), ClientMessage::Level { room, .. } if room == expected),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_token_that_is_no_token_reads_as_none() {
+    let long = "x".repeat(MAX_TOKEN + 1);
+    for (token, expected) in [
+        (r#""abc""#, Some("abc")),
+        ("null", None),
+        ("7", None),
+        (&format!("\"{long}\""), None),
+    ] {
+        let text = format!(r#"{{"action":"enter","channel":"c","token":{token}}}"#);
+        let ClientMessage::Enter { token, .. } = client(&text) else {
+            panic!("not an enter: {text}");
+        };
+        assert_eq!(token.as_deref(), expected, "{text:.60}");
     }
 }
 

@@ -23,7 +23,7 @@ mod tls;
 
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-pub use self::data::{DataForm, SignalData};
+pub use self::data::{DataForm, SiblingProof, SignalData};
 
 /// How every WebSocket of this room is set up, at either end.
 fn websocket_config() -> WebSocketConfig {

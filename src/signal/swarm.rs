@@ -47,7 +47,9 @@ impl Swarms {
     ) -> Outbound {
         let mut out = Outbound::new();
         match message {
-            ClientMessage::Enter { channel } => self.enter(socket, channel, fresh, now, &mut out),
+            ClientMessage::Enter { channel, .. } => {
+                self.enter(socket, channel, fresh, now, &mut out)
+            }
             ClientMessage::Leave { peer_id } => self.leave(socket, peer_id, now, &mut out),
             ClientMessage::Signal {
                 to_peer_id, data, ..
@@ -59,7 +61,7 @@ impl Swarms {
                     }
                 }
             }
-            ClientMessage::Level { channel, level } => {
+            ClientMessage::Level { channel, level, .. } => {
                 for channel in self.entered(socket, channel.as_ref()) {
                     if let Some(swarm) = self.channels.get_mut(&channel) {
                         swarm.set_level(socket, level, now, &mut out);

@@ -32,12 +32,25 @@ impl Scene {
 
     fn enter_channel(&mut self, socket: u64, channel: &str) -> Vec<String> {
         let channel = ChannelId::from(channel);
-        self.say(socket, ClientMessage::Enter { channel })
+        self.say(
+            socket,
+            ClientMessage::Enter {
+                channel,
+                token: None,
+            },
+        )
     }
 
     fn level(&mut self, socket: u64, level: f64) -> Vec<String> {
         let channel = None;
-        self.say(socket, ClientMessage::Level { channel, level })
+        self.say(
+            socket,
+            ClientMessage::Level {
+                channel,
+                level,
+                room: None,
+            },
+        )
     }
 
     fn failed(&mut self, reporter: u64, dc_id: PeerId) -> Vec<String> {
@@ -333,6 +346,7 @@ fn entering_again_replaces_the_entry_and_its_children_are_cared_for() {
     scene.enter(2);
     let enter = ClientMessage::Enter {
         channel: ChannelId::from("news"),
+        token: None,
     };
     let fresh = PeerId::from("fresh");
     let out = scene.swarms.receive(SocketId(1), enter, fresh, scene.now);
@@ -347,7 +361,10 @@ fn leave_means_the_named_entry_or_all() {
     scene.enter_channel(2, "a");
     let channel = ChannelId::from("b");
     let fresh = PeerId::from("second");
-    let enter = ClientMessage::Enter { channel };
+    let enter = ClientMessage::Enter {
+        channel,
+        token: None,
+    };
     scene
         .swarms
         .receive(SocketId(2), enter, fresh.clone(), scene.now);
