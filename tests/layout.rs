@@ -61,6 +61,7 @@ const PURE: &[&str] = &[
     "wire",
     "ids.rs",
     "store/index.rs",
+    "store/index",
     "signal/messages.rs",
     "signal/data.rs",
     "signal/swarm.rs",

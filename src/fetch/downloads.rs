@@ -105,6 +105,7 @@ impl Downloads {
             let announced = Announced {
                 rendition: self.rendition,
                 uri: segment.uri,
+                url: url.clone(),
                 sequence: segment.sequence,
             };
             Some(Job {
