@@ -51,6 +51,29 @@ pub struct ChannelConfig {
     pub variants: Variants,
     /// How much behind the live edge is kept at least, however long the playlist is.
     pub window: Duration,
+    /// What of a URI names a segment.
+    pub matching: Matching,
+}
+
+/// What of a URI names a segment (`match`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Matching {
+    /// All of it, as the playlist writes it.
+    #[default]
+    Exact,
+    /// All of it; failing that, what is before its query: for origins that put another token there
+    /// at each load, so that no two viewers write it alike.
+    Path,
+}
+
+impl Matching {
+    /// The part of `uri` that has to be the same.
+    pub fn name(self, uri: &str) -> &str {
+        match (self, uri.split_once('?')) {
+            (Self::Path, Some((path, _))) => path,
+            _ => uri,
+        }
+    }
 }
 
 /// Which variants of a multivariant playlist are prefetched.
@@ -358,6 +381,11 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
             Duration::from_secs(24 * 3600),
         )
     });
+    let matching = section.optional(document, "match", |value| match reader::text(value)? {
+        "exact" => Ok(Matching::Exact),
+        "path" => Ok(Matching::Path),
+        other => Err(format!("{other:?} is neither \"exact\" nor \"path\"")),
+    });
     section.finish(document);
     let url = url?;
     let name = name.unwrap_or_else(|| name_from_url(&url));
@@ -368,6 +396,7 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
         name,
         variants: variants.unwrap_or(Variants::Highest),
         window: window.unwrap_or(DEFAULT_WINDOW),
+        matching: matching.unwrap_or_default(),
         url,
     })
 }
@@ -593,6 +622,7 @@ url = "wss://tracker.example.com/ws"
         let sample = Config::parse(include_str!("../edgeseed.example.toml")).unwrap();
         assert_eq!(sample.channels.len(), 1);
         assert_eq!(sample.channels[0].window, DEFAULT_WINDOW);
+        assert_eq!(sample.channels[0].matching, Matching::Exact);
         assert_eq!(sample.peer, PeerConfig::default());
         assert_eq!(sample.store, StoreConfig::default());
         assert_eq!(sample.memory, MemoryConfig::default());

@@ -113,7 +113,9 @@ impl Daemon {
         let names = || config.channels.iter().map(|channel| &channel.name);
         let metrics = Arc::new(Metrics::new(names()));
         let budget = Budget::new(config.memory.max_buffers);
-        let store = Store::open(config.store.clone(), names().cloned(), Arc::clone(&metrics))
+        let channels = config.channels.iter();
+        let channels = channels.map(|channel| (channel.name.clone(), channel.matching));
+        let store = Store::open(config.store.clone(), channels, Arc::clone(&metrics))
             .map_err(DaemonError::Store)?;
         let origin = OriginClient::new().map_err(DaemonError::Fetch)?;
         let (siblings, asks) = Siblings::new();

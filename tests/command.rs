@@ -246,3 +246,37 @@ async fn a_box_with_nothing_to_finish_stops_at_once_with_0() {
     assert!(ended.after < Duration::from_secs(3), "{:?}", ended.after);
     assert!(!ended.stderr.contains("ERROR"), "{}", ended.stderr);
 }
+
+#[tokio::test]
+async fn names_that_are_not_served_are_told_in_the_status_and_once_in_the_log() {
+    let master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhigh/index.m3u8\n\
+                  #EXT-X-STREAM-INF:BANDWIDTH=1\nlow/index.m3u8\n";
+    let media = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nseg_1.ts\n#EXTINF:1,\nseg_2.ts\n";
+    let pages = axum::Router::new()
+        .route(
+            "/master.m3u8",
+            axum::routing::get(move || async move { master }),
+        )
+        .route(
+            "/{variant}/index.m3u8",
+            axum::routing::get(move || async move { media }),
+        )
+        .fallback(|| async { "a segment" });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/master.m3u8", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, pages).await });
+
+    let daemon = Daemon::start(Setup::channel("news", url)).await;
+    let channel = &daemon.status().await["channels"][0];
+    assert_eq!(channel["ambiguous"]["segments"], 2, "{channel}");
+    let at = daemon.pages();
+    let table = tokio::task::spawn_blocking(move || edgeseed(&["status", "--url", &at]));
+    let table = stdout(&table.await.unwrap());
+    assert!(table.contains("2 segments are not served"), "{table}");
+    let log = daemon.stop().await.stderr;
+    assert_eq!(
+        log.matches("give the files of each rendition").count(),
+        1,
+        "{log}"
+    );
+}

@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "peer/sdp.rs",
     "store/index.rs",
     "sibling/proof.rs",
+    "store/index",
     "signal/messages.rs",
     "signal/data.rs",
     "signal/swarm.rs",

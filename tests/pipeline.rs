@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode, header};
 use edgeseed::budget::Budget;
-use edgeseed::config::{ChannelConfig, StoreConfig, Variants};
+use edgeseed::config::{ChannelConfig, Matching, StoreConfig, Variants};
 use edgeseed::fetch::{self, ChannelState, ChannelStatus, OriginClient};
 use edgeseed::ids::{ChannelName, MediaSequence};
 use edgeseed::metrics::Metrics;
@@ -137,14 +137,25 @@ fn news() -> ChannelName {
     "news".into()
 }
 
-fn open(dir: &Path, max_size: u64) -> (Store, Arc<Metrics>) {
+fn channel(url: &str) -> ChannelConfig {
+    ChannelConfig {
+        url: url.parse().unwrap(),
+        name: news(),
+        id: url.into(),
+        variants: Variants::Highest,
+        window: Duration::from_secs(60),
+        matching: Matching::Exact,
+    }
+}
+
+fn open(dir: &Path, max_size: u64, matching: Matching) -> (Store, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new([&news()]));
     let config = StoreConfig {
         dir: dir.into(),
         max_size,
         min_free: 0,
     };
-    let store = Store::open(config, [news()], Arc::clone(&metrics)).unwrap();
+    let store = Store::open(config, [(news(), matching)], Arc::clone(&metrics)).unwrap();
     (store, metrics)
 }
 
@@ -154,16 +165,20 @@ impl Pipeline {
     }
 
     fn start_with(url: &str, dir: &Path, max_size: u64, variants: Variants) -> Self {
-        let (store, metrics) = open(dir, max_size);
+        Self::start_channel(
+            dir,
+            max_size,
+            ChannelConfig {
+                variants,
+                ..channel(url)
+            },
+        )
+    }
+
+    fn start_channel(dir: &Path, max_size: u64, channel: ChannelConfig) -> Self {
+        let (store, metrics) = open(dir, max_size, channel.matching);
         let (sender, status) = watch::channel(ChannelStatus::default());
         let stop = CancellationToken::new();
-        let channel = ChannelConfig {
-            url: url.parse().unwrap(),
-            name: news(),
-            id: url.into(),
-            variants,
-            window: Duration::from_secs(60),
-        };
         let task = tokio::spawn(fetch::run(
             channel,
             OriginClient::new().unwrap(),
@@ -601,22 +616,145 @@ async fn a_multivariant_playlist_brings_the_chosen_variant_and_its_audio_through
     pipeline.stop().await;
 }
 
+/// An origin of two variants and an audio rendition, with one segment each of these names.
+fn variants(low: &str, high: &str, audio: &str) -> Origin {
+    let origin = Origin::default();
+    origin.set("/m.m3u8", &[Answer::Text(MASTER.into())]);
+    origin.set("/audio.m3u8", &[one_segment(audio)]);
+    for (folder, uri, byte) in [("low", low, 1), ("high", high, 2)] {
+        origin.set(&format!("/{folder}/index.m3u8"), &[one_segment(uri)]);
+        let path = uri.split('?').next().unwrap();
+        origin.set(
+            &format!("/{folder}/{path}"),
+            &[Answer::Bytes(vec![byte; 10])],
+        );
+    }
+    origin.set(&format!("/{audio}"), &[Answer::Bytes(vec![3; 10])]);
+    origin
+}
+
+fn first(store: &Store, uri: &str) -> Found {
+    store.find(&news(), uri, Some(MediaSequence(0)))
+}
+
 #[tokio::test]
 async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_not_followed() {
-    let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
-    origin.set("/m.m3u8", &[Answer::Text(MASTER.into())]);
-    origin.set("/audio.m3u8", &[one_segment("a1.aac")]);
-    origin.set("/low/index.m3u8", &[one_segment("1.ts")]);
-    origin.set("/high/index.m3u8", &[one_segment("1.ts")]);
-    origin.set("/high/1.ts", &[Answer::Bytes(vec![2; 10])]);
-    origin.set("/a1.aac", &[Answer::Bytes(vec![1; 10])]);
+    let (origin, dir) = (
+        variants("1.ts", "1.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), dir.path());
     pipeline
         .until(|store| (store.summary(&news()).segments == 2).then_some(()))
         .await;
-    let found = pipeline.store.find(&news(), "1.ts", Some(MediaSequence(0)));
+    let found = first(&pipeline.store, "1.ts");
     assert!(matches!(found, Found::Absent), "{found:?}");
+    // The audio is nobody else's.
+    assert_eq!(pipeline.stored("a1.aac", 0).await.bytes(0..1), [3]);
+    let ambiguous = pipeline.store.ambiguous(&news()).unwrap();
+    assert_eq!(
+        (ambiguous.example.as_str(), ambiguous.segments),
+        ("1.ts", 1)
+    );
+    pipeline.stop().await;
+}
+
+#[tokio::test]
+async fn a_name_that_two_followed_variants_use_is_not_served_and_their_others_are() {
+    let (origin, dir) = (
+        variants("ad.ts", "ad.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
+    for (folder, byte) in [("low", 1), ("high", 2)] {
+        let text = format!(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nad.ts\n#EXTINF:1,\n{folder}1.ts\n"
+        );
+        origin.set(&format!("/{folder}/index.m3u8"), &[Answer::Text(text)]);
+        let path = format!("/{folder}/{folder}1.ts");
+        origin.set(&path, &[Answer::Bytes(vec![byte; 10])]);
+    }
+    let base = origin.serve().await;
+    let url = format!("{base}/m.m3u8");
+    let pipeline = Pipeline::start_with(&url, dir.path(), 1 << 30, Variants::All);
+    assert_eq!(pipeline.stored("low1.ts", 1).await.bytes(0..1), [1]);
+    assert_eq!(pipeline.stored("high1.ts", 1).await.bytes(0..1), [2]);
+    pipeline
+        .until(|store| (store.summary(&news()).segments == 5).then_some(()))
+        .await;
+    let found = first(&pipeline.store, "ad.ts");
+    assert!(matches!(found, Found::Absent), "{found:?}");
+    assert_eq!(pipeline.store.ambiguous(&news()).unwrap().segments, 2);
+    pipeline.stop().await;
+}
+
+#[tokio::test]
+async fn a_variant_that_cannot_be_loaded_does_not_keep_the_others_from_being_served() {
+    let (origin, dir) = (
+        variants("1.ts", "1.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
+    origin.set("/low/index.m3u8", &[Answer::Status(404)]);
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), dir.path());
+    assert_eq!(pipeline.stored("1.ts", 0).await.bytes(0..1), [2]);
+    pipeline.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_that_change_at_each_load_cost_no_second_fetch_where_the_path_is_the_name() {
+    let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
+    set_segments(&origin, 1..5);
+    let with = |first, token: &str| Answer::Text(playlist(first, 3).replace("a%2Fb", token));
+    origin.set(
+        "/news/index.m3u8",
+        &[with(1, "one"), with(1, "two"), with(2, "three")],
+    );
+    let base = origin.serve().await;
+    let channel = ChannelConfig {
+        matching: Matching::Path,
+        ..channel(&format!("{base}/news/index.m3u8"))
+    };
+    let pipeline = Pipeline::start_channel(dir.path(), 1 << 30, channel.clone());
+    for number in 1..5 {
+        let theirs = format!("seg_{number}.ts?token=theirs");
+        let segment = pipeline.stored(&theirs, number).await;
+        assert_eq!(segment.bytes(0..usize::MAX), media(number));
+    }
+    pipeline.stop().await;
+    // A start over the store is a load with other tokens as well.
+    let mut pipeline = Pipeline::start_channel(dir.path(), 1 << 30, channel);
+    pipeline.status(|s| s.state == ChannelState::Live).await;
+    pipeline.stored("seg_4.ts", 4).await;
+    for number in 1..5 {
+        assert_eq!(origin.asked(&format!("/news/seg_{number}.ts")), 1);
+    }
+    pipeline.stop().await;
+}
+
+#[tokio::test]
+async fn a_variant_that_is_lost_comes_back_without_disturbing_the_others() {
+    let origin = variants("low1.ts", "high1.ts", "a1.aac");
+    let dir = tempfile::tempdir().unwrap();
+    origin.set("/high/high1.ts", &[Answer::Status(404)]);
+    let base = origin.serve().await;
+    let url = format!("{base}/m.m3u8");
+    let pipeline = Pipeline::start_with(&url, dir.path(), 1 << 30, Variants::All);
+    pipeline.stored("low1.ts", 0).await;
+    pipeline
+        .until(|store| matches!(first(store, "high1.ts"), Found::Absent).then_some(()))
+        .await;
+    let given_up_after = origin.asked("/high/high1.ts");
+    // A list of another kind is lost at once; the look for it brings what it is now.
+    origin.set("/low/low2.ts", &[Answer::Bytes(vec![1; 10])]);
+    let list = [Answer::Text(MASTER.into()), one_segment("low2.ts")];
+    origin.set("/low/index.m3u8", &list);
+    pipeline.stored("low2.ts", 0).await;
+    assert_eq!(
+        origin.asked("/high/high1.ts"),
+        given_up_after,
+        "who follows the other variant is still the same"
+    );
     pipeline.stop().await;
 }
 
@@ -629,14 +767,14 @@ fn a_folder_that_cannot_be_written_to_is_found_at_start() {
         max_size: 1 << 20,
         min_free: 0,
     };
-    let error = Store::open(config, [news()], Arc::default()).unwrap_err();
+    let error = Store::open(config, [(news(), Matching::Exact)], Arc::default()).unwrap_err();
     assert!(error.to_string().contains("news"), "{error}");
     let config = StoreConfig {
         dir: "/proc/edgeseed".into(),
         max_size: 1 << 20,
         min_free: 0,
     };
-    assert!(Store::open(config, [news()], Arc::default()).is_err());
+    assert!(Store::open(config, [(news(), Matching::Exact)], Arc::default()).is_err());
 }
 
 #[tokio::test]
@@ -655,7 +793,9 @@ async fn what_is_no_regular_file_does_not_hold_up_the_start() {
         max_size: 1 << 20,
         min_free: 0,
     };
-    let opening = tokio::task::spawn_blocking(|| Store::open(config, [news()], Arc::default()));
+    let opening = tokio::task::spawn_blocking(|| {
+        Store::open(config, [(news(), Matching::Exact)], Arc::default())
+    });
     let opened = tokio::time::timeout(Duration::from_secs(10), opening).await;
     assert!(opened.expect("opens at once").unwrap().is_ok());
 }

@@ -78,6 +78,15 @@ fn table(status: &Value) -> Vec<String> {
             text(&channel["requests_held"]),
             text(&channel["requests_lack"]),
         ));
+        let ambiguous = &channel["ambiguous"];
+        if !ambiguous.is_null() {
+            lines.push(format!(
+                "  ! {} segments are not served: names such as {} stand for different segments in \
+                 different playlists",
+                text(&ambiguous["segments"]),
+                text(&ambiguous["example"]),
+            ));
+        }
     }
     let peers = status["peers"].as_array().map_or(0, Vec::len);
     lines.push(format!("{peers} viewers"));
@@ -94,12 +103,14 @@ mod tests {
             "version": "1", "uptime_seconds": 5, "healthy": false,
             "problems": ["channel news: no such host"],
             "memory": {"resident_bytes": 7_000_000},
-            "channels": [{"name": "news", "prefetch": {"state": "failing"}, "newest": null}],
+            "channels": [{"name": "news", "prefetch": {"state": "failing"}, "newest": null,
+                          "ambiguous": {"segments": 3, "example": "1.ts"}}],
             "peers": [{}, {}],
         }));
         assert!(lines[0].contains("needs attention") && lines[0].contains("7.0 MB"));
         assert!(lines[1].contains("no such host"));
         assert!(lines[3].starts_with("news") && lines[3].contains("failing"));
-        assert_eq!(lines[4], "2 viewers");
+        assert!(lines[4].contains("3 segments are not served: names such as 1.ts"));
+        assert_eq!(lines[5], "2 viewers");
     }
 }

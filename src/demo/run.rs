@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::origin::{DEFAULT_WINDOW, Origin};
 use crate::config::{
-    ChannelConfig, Config, HttpConfig, MemoryConfig, PeerConfig, SignalConfig, SignalServerConfig,
-    StoreConfig, Variants,
+    ChannelConfig, Config, HttpConfig, Matching, MemoryConfig, PeerConfig, SignalConfig,
+    SignalServerConfig, StoreConfig, Variants,
 };
 use crate::daemon::{Daemon, DaemonError};
 use crate::exit;
@@ -106,6 +106,7 @@ fn config(listen: SocketAddr, playlist: &url::Url, dir: PathBuf) -> Config {
             id: playlist.as_str().into(),
             variants: Variants::Highest,
             window: std::time::Duration::from_secs(60),
+            matching: Matching::Exact,
         }],
         signal: SignalConfig::Own,
         signal_server: Some(SignalServerConfig {

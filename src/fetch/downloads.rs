@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use super::client::{OriginClient, OriginError};
-use super::neighbour::{self, Wanted};
+use super::neighbour;
 use super::status::Board;
 use crate::budget::Budget;
 use crate::hls::MediaSegment;
@@ -44,8 +44,6 @@ pub(super) struct Means {
 pub(super) struct Downloads {
     means: Means,
     rendition: RenditionIndex,
-    /// The playlist's address, as other boxes know it.
-    playlist: String,
     queue: VecDeque<Job>,
     active: HashMap<MediaSequence, (Announced, AbortHandle)>,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
@@ -57,7 +55,6 @@ pub(super) struct Downloads {
 struct Job {
     announced: Announced,
     url: Url,
-    playlist: String,
     epoch: Instant,
     failures: u32,
     not_before: Instant,
@@ -92,11 +89,10 @@ impl From<StoreError> for DownloadError {
 }
 
 impl Downloads {
-    pub(super) fn new(means: Means, rendition: RenditionIndex, playlist: String) -> Self {
+    pub(super) fn new(means: Means, rendition: RenditionIndex) -> Self {
         Self {
             means,
             rendition,
-            playlist,
             queue: VecDeque::new(),
             active: HashMap::new(),
             tasks: JoinSet::new(),
@@ -113,12 +109,12 @@ impl Downloads {
             let announced = Announced {
                 rendition: self.rendition,
                 uri: segment.uri,
+                url: url.clone(),
                 sequence: segment.sequence,
             };
             Some(Job {
                 announced,
                 url,
-                playlist: self.playlist.clone(),
                 epoch,
                 failures: 0,
                 not_before: now,
@@ -244,12 +240,8 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let channel = &means.board.channel;
     let share = means.budget.take(RECEIVE_BUFFER).await;
     let attempt = means.siblings.attempt(channel, &job.announced.uri);
-    let wanted = Wanted {
-        announced: &job.announced,
-        playlist: &job.playlist,
-        epoch: job.epoch,
-    };
-    if job.failures == 0 && neighbour::fetch(means, &wanted).await? {
+    let (announced, epoch) = (&job.announced, job.epoch);
+    if job.failures == 0 && neighbour::fetch(means, announced, epoch).await? {
         return Ok(());
     }
     attempt.fetching();

@@ -10,13 +10,6 @@ use crate::ids::BoxId;
 use crate::sibling::{Ask, Part};
 use crate::store::{Announced, StoreError};
 
-/// What is wanted, in the words that another box understands.
-pub(super) struct Wanted<'a> {
-    pub(super) announced: &'a Announced,
-    pub(super) playlist: &'a str,
-    pub(super) epoch: Instant,
-}
-
 /// Why a sibling did not deliver.
 enum Miss {
     /// It does not have it.
@@ -39,19 +32,24 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Asks one sibling after the other. `false`: none of them delivered, it is for the origin to.
+/// Asks one sibling after the other for a segment whose name has had its meaning since `epoch`.
+/// `false`: none of them delivered, it is for the origin to.
 ///
 /// # Errors
 /// [`StoreError`] for what no other source would mend.
-pub(super) async fn fetch(means: &Means, wanted: &Wanted<'_>) -> Result<bool, StoreError> {
+pub(super) async fn fetch(
+    means: &Means,
+    announced: &Announced,
+    epoch: Instant,
+) -> Result<bool, StoreError> {
     let channel = &means.board.channel;
-    let Announced { uri, sequence, .. } = wanted.announced;
+    let Announced { uri, sequence, .. } = announced;
     let siblings = means
         .siblings
         .to_ask(channel, uri, Instant::now().into_std());
     for sibling in siblings {
         let numbers = &means.board.metrics.siblings;
-        match from(means, wanted, &sibling).await? {
+        match from(means, announced, epoch, &sibling).await? {
             Ok(()) => {
                 numbers.ok.add(1);
                 return Ok(true);
@@ -75,19 +73,23 @@ pub(super) async fn fetch(means: &Means, wanted: &Wanted<'_>) -> Result<bool, St
 
 async fn from(
     means: &Means,
-    wanted: &Wanted<'_>,
+    announced: &Announced,
+    epoch: Instant,
     sibling: &BoxId,
 ) -> Result<Result<(), Miss>, StoreError> {
     let failed = |what| Ok(Err(Miss::Failed(Failure::Sibling(what))));
     let channel = &means.board.channel;
+    let Some(playlist) = means.store.playlist(channel, announced.rendition) else {
+        return Ok(Err(Miss::Lack));
+    };
     let (answer, mut parts) = mpsc::unbounded_channel();
     let asked = means.siblings.ask(Ask {
         to: sibling.clone(),
         channel: channel.clone(),
-        uri: wanted.announced.uri.clone(),
-        sequence: wanted.announced.sequence,
-        playlist: wanted.playlist.to_owned(),
-        epoch_age: wanted.epoch.elapsed(),
+        uri: announced.uri.clone(),
+        sequence: announced.sequence,
+        playlist,
+        epoch_age: epoch.elapsed(),
         answer,
     });
     if !asked {
@@ -97,7 +99,7 @@ async fn from(
     loop {
         match (parts.recv().await, &mut writer) {
             (Some(Part::Size { bytes, crc32c }), None) => {
-                let mut begun = means.store.begin(channel, wanted.announced, Some(bytes))?;
+                let mut begun = means.store.begin(channel, announced, Some(bytes))?;
                 if let Some(crc32c) = crc32c {
                     begun.expect_crc32c(crc32c);
                 }

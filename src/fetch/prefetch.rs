@@ -1,6 +1,6 @@
 //! One channel: finds its media playlists, follows them, and keeps the store filled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use super::downloads::{Downloads, Means};
 use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
-use crate::hls::{MediaPlaylist, Multivariant, Playlist, Tracker};
-use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
+use crate::hls::{self, MediaPlaylist, Multivariant, Playlist, SharedName, Tracker};
+use crate::ids::{MediaSequence, RenditionIndex};
 use crate::metrics::{ChannelMetrics, OriginKind};
 use crate::sibling::Siblings;
 use crate::store::Store;
@@ -28,6 +28,10 @@ const MAX_PLAYLISTS: usize = 32;
 /// Failures in a row after which the multivariant playlist is asked again: addresses of variants
 /// carry tokens that run out.
 const LOST_AFTER: u32 = 5;
+/// How often a multivariant playlist and all that it lists are looked at again: names that clash with
+/// those of a playlist that is not followed may appear at any time, with an advertisement for one.
+/// One load of each a minute is little beside those of the followed ones.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Back-off of the first playlist, before anything is known of the channel.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -49,8 +53,8 @@ struct Sources {
     followed: Vec<Source>,
     /// What tells these playlists from others, from one run to the next.
     names: Vec<String>,
-    /// A URI that means different segments in different playlists.
-    clash: Option<SegmentUri>,
+    /// What followed playlists have in common with others.
+    shared: Vec<SharedName>,
     /// Whether there is a multivariant playlist to go back to.
     multivariant: bool,
 }
@@ -86,9 +90,7 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
             Ok(sources) => match means.store.set_sources(&channel.name, &sources.names).await {
                 Ok(()) => {
                     backoff = FIRST_BACKOFF;
-                    if let Some(uri) = &sources.clash {
-                        means.store.set_ambiguous(&channel.name, uri);
-                    }
+                    share(channel, means, &sources.shared);
                     let urls: Vec<Url> = sources.followed.iter().map(|s| s.url.clone()).collect();
                     board.follows(&urls);
                     follow_all(channel, means, sources).await;
@@ -101,6 +103,15 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
         board.failed(&error);
         sleep(backoff + jitter(backoff)).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
+    }
+}
+
+/// Nothing more of these renditions can be told from what others call the same.
+fn share(channel: &ChannelConfig, means: &Means, shared: &[SharedName]) {
+    for name in shared {
+        means
+            .store
+            .share(&channel.name, name.rendition, name.matching, &name.uri);
     }
 }
 
@@ -117,7 +128,7 @@ async fn look(channel: &ChannelConfig, means: &Means) -> Result<Sources, OriginE
                 return Ok(Sources {
                     names: vec![url.to_string()],
                     followed: vec![Source { url, first }],
-                    clash: None,
+                    shared: Vec::new(),
                     multivariant: false,
                 });
             }
@@ -139,7 +150,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         }
     }
     let names = names(&listed, followed.len());
-    // In the order of `listed`; what cannot be loaded is not followed by any viewer either.
+    // In the order of `listed`.
     let loads = iter(listed).map(|url| async move {
         let started = Instant::now();
         let loaded = load(means, &url, &Validators::default()).await;
@@ -153,7 +164,11 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         }
     });
     let mut loaded: Vec<(Url, _)> = loads.buffered(4).collect().await;
-    let clash = clash(loaded.iter().filter_map(|(_, first)| first.as_ref()));
+    let lists: Vec<Option<&MediaPlaylist>> = loaded
+        .iter()
+        .map(|(_, first)| first.as_ref().map(|(_, media)| media))
+        .collect();
+    let shared = hls::shared_names(&lists, followed.len(), channel.matching);
     loaded.truncate(followed.len());
     let followed = loaded
         .into_iter()
@@ -162,7 +177,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
     Sources {
         followed,
         names,
-        clash,
+        shared,
         multivariant: true,
     }
 }
@@ -179,34 +194,58 @@ fn names(listed: &[Url], followed: usize) -> Vec<String> {
     plain
 }
 
-/// The first URI that stands for different resources in two playlists.
-fn clash<'a>(playlists: impl Iterator<Item = &'a (Instant, MediaPlaylist)>) -> Option<SegmentUri> {
-    let mut seen: HashMap<&SegmentUri, &Url> = HashMap::new();
-    for (_, playlist) in playlists {
-        for segment in &playlist.segments {
-            let Ok(url) = &segment.source else { continue };
-            if *seen.entry(&segment.uri).or_insert(url) != url {
-                return Some(segment.uri.clone());
+/// Follows every playlist until none is left, or they are no longer the channel's. One that is lost
+/// does not disturb the others: the channel is looked at again for a newer address of it.
+async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
+    let Sources {
+        followed,
+        names,
+        multivariant,
+        ..
+    } = sources;
+    let follow = |index, source| async move {
+        let follower = Follower::new(channel, means, index, multivariant);
+        follower.run(source).await;
+        index
+    };
+    let mut followers: FuturesUnordered<_> = (0..)
+        .map(RenditionIndex)
+        .zip(followed)
+        .map(|(index, source)| follow(index, source))
+        .collect();
+    let mut lost = Vec::new();
+    let look_in = |wait| async move {
+        sleep(wait).await;
+        look(channel, means).await
+    };
+    let mut again = Box::pin(look_in(LOOK_AGAIN));
+    loop {
+        tokio::select! {
+            ended = followers.next() => match ended {
+                Some(index) if !followers.is_empty() => {
+                    means.board.set_behind(index, None);
+                    lost.push(index);
+                    again.set(look_in(Duration::ZERO));
+                }
+                _ => return,
+            },
+            looked = &mut again, if multivariant => {
+                again.set(look_in(LOOK_AGAIN));
+                match looked {
+                    Ok(now) if now.names == names => {
+                        share(channel, means, &now.shared);
+                        let found = (0..).map(RenditionIndex).zip(now.followed);
+                        let found = found.filter(|(index, _)| lost.contains(index));
+                        followers.extend(found.map(|(index, source)| follow(index, source)));
+                        lost.clear();
+                    }
+                    // Other addresses for each load are no reason to drop what works.
+                    Ok(_) if !lost.is_empty() => return,
+                    _ => {}
+                }
             }
         }
     }
-    None
-}
-
-/// Follows every playlist until one is lost.
-async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
-    let multivariant = sources.multivariant;
-    let playlists = sources.followed.into_iter().zip(sources.names);
-    let followers: FuturesUnordered<_> = (0..)
-        .map(RenditionIndex)
-        .zip(playlists)
-        .map(|(index, (source, name))| {
-            Follower::new(channel, means, index, name, multivariant).run(source)
-        })
-        .collect();
-    // The first to return has lost its playlist; the others are given up with it.
-    let mut followers = std::pin::pin!(followers);
-    followers.next().await;
 }
 
 /// Follows one media playlist.
@@ -230,10 +269,9 @@ impl<'a> Follower<'a> {
         channel: &'a ChannelConfig,
         means: &'a Means,
         rendition: RenditionIndex,
-        playlist: String,
         multivariant: bool,
     ) -> Self {
-        let mut tracker = Tracker::new(channel.window);
+        let mut tracker = Tracker::new(channel.window, channel.matching);
         for segment in means.store.stored(&channel.name, rendition) {
             // Stored in the future means a clock that jumped: as good as unknown.
             let age = segment.age().unwrap_or(Duration::MAX);
@@ -245,7 +283,7 @@ impl<'a> Follower<'a> {
             rendition,
             multivariant,
             tracker,
-            downloads: Downloads::new(means.clone(), rendition, playlist),
+            downloads: Downloads::new(means.clone(), rendition),
             epoch: Instant::now(),
             newest: None,
             edge: None,

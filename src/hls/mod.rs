@@ -3,9 +3,11 @@
 //!
 //! Everything here is pure: text and time come in as arguments, nothing is fetched.
 
+mod names;
 mod playlist;
 mod tracker;
 
+pub use names::{SharedName, shared_names};
 pub use playlist::{
     AudioRendition, MAX_SEGMENTS, MAX_URI, MAX_VARIANTS, MediaPlaylist, MediaSegment, Multivariant,
     Playlist, PlaylistError, Unfit, Variant, parse,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{MAX_SEGMENTS, MediaPlaylist, MediaSegment};
+use crate::config::Matching;
 use crate::ids::{MediaSequence, SegmentUri};
 
 /// The floor between two loads, whatever the playlist claims about its durations.
@@ -20,6 +21,7 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Tracker {
     window: Duration,
+    matching: Matching,
     target_duration: Duration,
     known: BTreeMap<MediaSequence, Known>,
     last: Option<Extent>,
@@ -66,10 +68,12 @@ pub struct Update {
 
 impl Tracker {
     /// A tracker that keeps what is less than `window` behind the live edge, and whatever is
-    /// listed.
-    pub fn new(window: Duration) -> Self {
+    /// listed. Two URIs are the same if they are by `matching`: the token of a query does not make
+    /// another segment where names are matched without it.
+    pub fn new(window: Duration, matching: Matching) -> Self {
         Self {
             window,
+            matching,
             target_duration: Duration::ZERO,
             known: BTreeMap::new(),
             last: None,
@@ -179,7 +183,7 @@ impl Tracker {
         let mut same = 0;
         for segment in &playlist.segments {
             match self.known.get(&segment.sequence) {
-                Some(known) if known.uri != segment.uri => return false,
+                Some(known) if !self.is_same(&known.uri, &segment.uri) => return false,
                 Some(known) if known.listed && known.duration == Some(segment.duration) => {
                     same += 1;
                 }
@@ -193,7 +197,7 @@ impl Tracker {
     fn is_contradicted_by(&self, playlist: &MediaPlaylist) -> bool {
         let renamed = playlist.segments.iter().any(|segment| {
             let known = self.known.get(&segment.sequence);
-            known.is_some_and(|known| known.uri != segment.uri)
+            known.is_some_and(|known| !self.is_same(&known.uri, &segment.uri))
         });
         let restarted = match self.last {
             // After an ENDLIST nothing is added: a list that differs is another one.
@@ -206,6 +210,10 @@ impl Tracker {
             }
         };
         renamed || restarted
+    }
+
+    fn is_same(&self, one: &SegmentUri, other: &SegmentUri) -> bool {
+        self.matching.name(one.as_str()) == self.matching.name(other.as_str())
     }
 
     /// Takes in what is listed, from the live edge backwards. Returns what is to be fetched.
@@ -351,7 +359,7 @@ mod tests {
     #[test]
     fn the_first_load_wants_the_newest_first_and_later_ones_only_what_is_new_in_order() {
         let start = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         let update = tracker.on_playlist(start, &numbered(10, 3));
         assert_eq!(wanted(&update), [12, 11, 10]);
         let update = tracker.on_playlist(start, &numbered(11, 4));
@@ -361,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_long_playlist_is_fetched_only_as_far_back_as_the_window() {
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         let update = tracker.on_playlist(Instant::now(), &numbered(0, 1000));
         assert_eq!(wanted(&update), [999, 998, 997, 996, 995]);
     }
@@ -369,7 +377,7 @@ mod tests {
     #[test]
     fn reloads_wait_for_the_target_duration_from_the_start_of_the_load_or_half_of_it() {
         let start = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         let update = tracker.on_playlist(start, &numbered(10, 3));
         assert_eq!(update.next_reload - start, Duration::from_secs(6));
         let update = tracker.on_playlist(start, &numbered(10, 3));
@@ -385,7 +393,7 @@ mod tests {
     #[test]
     fn failures_back_off_to_a_cap_and_success_forgets_them() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &numbered(10, 3));
         let mut delays = Vec::new();
         for _ in 0..6 {
@@ -399,7 +407,7 @@ mod tests {
     #[test]
     fn what_left_the_playlist_is_kept_until_it_is_behind_the_window() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &numbered(10, 3));
         assert!(expired(&tracker.on_playlist(now, &numbered(12, 3))).is_empty());
         // 15 is the edge: 11 ended 24 s before it began, 10 ended 30 s before.
@@ -410,7 +418,7 @@ mod tests {
     #[test]
     fn what_is_still_listed_never_expires() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         for last in 5..100 {
             let update = tracker.on_playlist(now, &numbered(0, last));
             assert!(update.expired.is_empty());
@@ -420,7 +428,7 @@ mod tests {
     #[test]
     fn numbers_that_jump_back_are_a_new_epoch() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &numbered(10, 3));
         let update = tracker.on_playlist(now, &numbered(0, 2));
         assert!(update.epoch_changed);
@@ -431,7 +439,7 @@ mod tests {
     #[test]
     fn another_uri_under_the_same_number_is_a_new_epoch() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &list(10, &["a", "b", "c"]));
         let update = tracker.on_playlist(now, &list(11, &["b", "x", "y"]));
         assert!(update.epoch_changed);
@@ -442,7 +450,7 @@ mod tests {
     #[test]
     fn an_older_copy_of_the_same_list_changes_nothing() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &numbered(10, 4));
         let update = tracker.on_playlist(now, &numbered(9, 4));
         assert!(!update.epoch_changed && !update.changed);
@@ -453,7 +461,7 @@ mod tests {
     #[test]
     fn a_list_that_lost_its_last_line_changes_nothing_but_one_that_begins_again_does() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.on_playlist(now, &numbered(0, 5));
         assert!(!tracker.on_playlist(now, &numbered(0, 4)).changed);
         assert!(tracker.on_playlist(now, &numbered(0, 1)).epoch_changed);
@@ -462,7 +470,7 @@ mod tests {
     #[test]
     fn a_stream_that_goes_on_after_its_end_is_a_new_epoch() {
         let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         let mut ended = numbered(0, 3);
         ended.endlist = true;
         tracker.on_playlist(now, &ended);
@@ -474,7 +482,7 @@ mod tests {
     fn gaps_are_counted_but_not_wanted() {
         let mut playlist = numbered(0, 2);
         playlist.segments[0].source = Err(super::super::Unfit::Gap);
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         assert_eq!(wanted(&tracker.on_playlist(Instant::now(), &playlist)), [1]);
         let update = tracker.on_playlist(Instant::now(), &numbered(100, 5));
         assert_eq!(expired(&update), [1], "a gap was never there to expire");
@@ -484,13 +492,13 @@ mod tests {
     fn an_ended_playlist_says_so() {
         let mut playlist = numbered(0, 2);
         playlist.endlist = true;
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         assert!(tracker.on_playlist(Instant::now(), &playlist).ended);
     }
 
     #[test]
     fn what_an_earlier_run_stored_is_not_wanted_again() {
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         for number in [9, 10, 11] {
             let uri = format!("{number}.ts").into();
             tracker.adopt(MediaSequence(number), uri, Duration::from_secs(8));
@@ -502,7 +510,7 @@ mod tests {
 
     #[test]
     fn what_was_stored_before_the_listed_segment_existed_is_fetched_again() {
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         for number in [3, 10, 11] {
             let uri = format!("{number}.ts").into();
             tracker.adopt(MediaSequence(number), uri, Duration::from_secs(3600));
@@ -514,10 +522,24 @@ mod tests {
 
     #[test]
     fn what_an_earlier_run_stored_beyond_the_live_edge_is_of_another_epoch() {
-        let mut tracker = Tracker::new(WINDOW);
+        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
         tracker.adopt(MediaSequence(500), "500.ts".into(), Duration::ZERO);
         let update = tracker.on_playlist(Instant::now(), &numbered(10, 3));
         assert!(update.epoch_changed);
         assert_eq!(expired(&update), [500]);
+    }
+
+    #[test]
+    fn another_token_is_another_segment_only_where_names_are_matched_with_it() {
+        for (matching, anew) in [(Matching::Exact, true), (Matching::Path, false)] {
+            let now = Instant::now();
+            let mut tracker = Tracker::new(WINDOW, matching);
+            tracker.on_playlist(now, &list(1, &["1.ts?t=a", "2.ts?t=a"]));
+            let update = tracker.on_playlist(now, &list(1, &["1.ts?t=b", "2.ts?t=b", "3.ts?t=b"]));
+            assert_eq!(update.epoch_changed, anew);
+            assert_eq!(wanted(&update).len(), if anew { 3 } else { 1 });
+            let update = tracker.on_playlist(now, &list(1, &["1.ts?t=c", "other.ts?t=c"]));
+            assert!(update.epoch_changed, "{matching:?}: the path differs");
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::{Sources, metrics};
 use crate::fetch::{ChannelState, ChannelStatus};
 use crate::ids::{ChannelId, ChannelName, MediaSequence};
 use crate::peer::{Command, PeerStatus};
+use crate::store::Ambiguous;
 
 /// How long the peers may take to list themselves; they answer between two datagrams.
 const LIST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ struct Channel {
     segments: usize,
     bytes: u64,
     newest: Option<MediaSequence>,
+    ambiguous: Option<Ambiguous>,
     lag_seconds: f64,
     origin_bytes: u64,
     served_p2p_bytes: u64,
@@ -122,6 +124,7 @@ fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
         segments: stored.segments,
         bytes: stored.bytes,
         newest: stored.newest,
+        ambiguous: sources.store.ambiguous(&config.name),
         lag_seconds: numbers.live_edge_lag_ms.get() as f64 / 1000.0,
         origin_bytes: numbers.origin_bytes.get(),
         served_p2p_bytes: numbers.served_p2p_bytes.get(),

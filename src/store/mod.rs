@@ -33,15 +33,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use serde::Serialize;
 use tokio::sync::watch;
+use url::Url;
 
 pub use self::error::StoreError;
 use self::index::{Index, Lookup};
 pub use self::mapping::Segment;
 pub use self::writer::SegmentWriter;
-use crate::config::StoreConfig;
+use crate::config::{Matching, StoreConfig};
 use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
 use crate::metrics::Metrics;
+
+/// What helps against ambiguous names.
+const NAMES_OF_THEIR_OWN: &str = "give the files of each rendition names of their own";
 
 /// The segments of every channel. Clones share one store.
 #[derive(Clone, Debug)]
@@ -74,6 +79,8 @@ pub struct Announced {
     pub rendition: RenditionIndex,
     /// Its URI exactly as written there.
     pub uri: SegmentUri,
+    /// What that URI stands for there.
+    pub url: Url,
     /// Its number there.
     pub sequence: MediaSequence,
 }
@@ -101,20 +108,32 @@ pub struct Summary {
     pub newest: Option<MediaSequence>,
 }
 
+/// Listed segments that are not served, because a viewer who asks for one by its name may mean
+/// another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ambiguous {
+    /// The URI of one of them.
+    pub example: SegmentUri,
+    /// How many there are.
+    pub segments: usize,
+}
+
 impl Store {
     /// Opens the folder: makes it where it is missing, proves that it can be written to, verifies
     /// what earlier runs left in it, and deletes what is not whole. Blocks for as long as reading
-    /// back the stored segments takes, some seconds at most.
+    /// back the stored segments takes, some seconds at most. With each channel comes how its viewers
+    /// name segments.
     ///
     /// # Errors
     /// [`StoreError::Permission`] or [`StoreError::Io`] where the folder cannot be used.
     pub fn open(
         config: StoreConfig,
-        channels: impl IntoIterator<Item = ChannelName>,
+        channels: impl IntoIterator<Item = (ChannelName, Matching)>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
-        let channels: Vec<ChannelName> = channels.into_iter().collect();
+        let channels: Vec<(ChannelName, Matching)> = channels.into_iter().collect();
         let mut index = Index::new(config.max_size, channels.iter().cloned());
+        let channels: Vec<ChannelName> = channels.into_iter().map(|(name, _)| name).collect();
         files::prepare(&config.dir, &channels)?;
         let mut surplus = Vec::new();
         for (channel, segment) in files::recover(&config.dir, &channels)? {
@@ -170,6 +189,13 @@ impl Store {
         Ok(())
     }
 
+    /// The address of the playlist that a rendition stands for ([`Self::set_sources`]).
+    pub fn playlist(&self, channel: &ChannelName, rendition: RenditionIndex) -> Option<String> {
+        let followed = self.inner.playlists();
+        let followed = followed.get(&(channel.clone(), rendition))?;
+        Some(followed.address.clone())
+    }
+
     /// A playlist has been loaded, and what it says is in effect; the load began at `started`.
     pub fn looked(&self, channel: &ChannelName, rendition: RenditionIndex, started: Instant) {
         let key = (channel.clone(), rendition);
@@ -192,17 +218,31 @@ impl Store {
             .inner
             .index()
             .announce(channel, segments, Instant::now());
-        if let Some(uri) = outcome.newly_ambiguous {
-            warn_ambiguous(channel, &uri);
+        if let Some(name) = outcome.first_clash {
+            log::warn!(
+                "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
+                 that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
+            );
         }
         self.inner.after_change(channel, outcome.removed);
     }
 
-    /// Two playlists of the channel give one URI to different segments, so that a viewer's
-    /// request does not say which one is meant: from now on nothing of it is found by URI alone.
-    pub fn set_ambiguous(&self, channel: &ChannelName, uri: &SegmentUri) {
-        if self.inner.index().set_ambiguous(channel) {
-            warn_ambiguous(channel, uri);
+    /// A playlist of the channel that is not followed gives a name, such as `uri`, to something else
+    /// than this rendition does: from now on nothing of the rendition is found by such names, for
+    /// what that playlist will list next is not known.
+    pub fn share(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+        matching: Matching,
+        uri: &SegmentUri,
+    ) {
+        if self.inner.index().share(channel, rendition, matching) {
+            log::warn!(
+                "channel {channel}: {uri} is the name of different segments in a playlist that is \
+                 followed and in one that is not. Viewers name a segment by that, so nothing of the \
+                 followed one can be served to them; {NAMES_OF_THEIR_OWN}"
+            );
             self.inner.after_change(channel, Vec::new());
         }
     }
@@ -246,12 +286,12 @@ impl Store {
         self.inner.ahead.get(channel).map(watch::Sender::subscribe)
     }
 
-    /// Looks up what a viewer names: the URI as the playlist writes it and, if given, the media
-    /// sequence number, which has to fit.
+    /// Looks up what a viewer names: the URI as the playlist writes it (or without its query, where
+    /// the channel says so) and, if given, the media sequence number, which has to fit.
     ///
     /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
     /// newest announced one of a channel that is alive: the viewer has loaded the playlist before
-    /// us.
+    /// us. One whose name may turn out to be ambiguous in a moment is, too.
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         let now = Instant::now();
         match self.inner.index().find(channel, uri, sequence, now) {
@@ -328,6 +368,11 @@ impl Store {
         self.inner.changes.subscribe()
     }
 
+    /// What of a channel is not served because of its names, if there is such.
+    pub fn ambiguous(&self, channel: &ChannelName) -> Option<Ambiguous> {
+        self.inner.index().ambiguous(channel)
+    }
+
     /// What a channel holds.
     pub fn summary(&self, channel: &ChannelName) -> Summary {
         self.inner.index().summary(channel)
@@ -382,12 +427,4 @@ impl Inner {
         let segments = gauge(summary.segments as u64);
         self.metrics.channel(channel).store_segments.set(segments);
     }
-}
-
-fn warn_ambiguous(channel: &ChannelName, uri: &SegmentUri) {
-    log::warn!(
-        "channel {channel}: two of its playlists give the name {uri} to different segments. Viewers \
-         name a segment by that alone, so none can be served to them; give the files of each \
-         rendition names of their own"
-    );
 }

@@ -242,7 +242,7 @@ mod tests {
 
     use super::super::{Found, Store};
     use super::*;
-    use crate::config::StoreConfig;
+    use crate::config::{Matching, StoreConfig};
     use crate::ids::{MediaSequence, RenditionIndex};
 
     fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
@@ -252,10 +252,12 @@ mod tests {
             max_size: 4 << 20,
             min_free,
         };
-        let store = Store::open(config, [channel.clone()], Arc::default()).unwrap();
+        let store =
+            Store::open(config, [(channel.clone(), Matching::Exact)], Arc::default()).unwrap();
         let announced = Announced {
             rendition: RenditionIndex(0),
             uri: "1.ts".into(),
+            url: "http://origin/1.ts".parse().unwrap(),
             sequence: MediaSequence(1),
         };
         store.announce(&channel, std::slice::from_ref(&announced));

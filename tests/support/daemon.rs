@@ -204,6 +204,11 @@ impl Daemon {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// Where its pages are.
+    pub(crate) fn pages(&self) -> String {
+        format!("http://{}", self.http)
+    }
+
     /// The body of one of its pages, whatever the status; `None` when it does not answer.
     pub(crate) async fn get(&self, path: &str) -> Option<String> {
         let answer = self

@@ -1,0 +1,254 @@
+//! One channel of the index: its segments, and what they may be asked for by.
+//!
+//! # Names
+//!
+//! A viewer names a segment by a URI and a number, and does not say of which rendition. Whoever
+//! watches another one must never get the bytes of this one, so there are three rules:
+//!
+//! - A URI that two followed renditions give to different resources is ambiguous and is not served,
+//!   for as long as either of them lists it. Their other names are served.
+//! - Such renditions are not loaded at the same instant: the next shared name is in the one list
+//!   before it is in the other. So from the first clash on a segment is held until the other list
+//!   has come as far as its number, and then either shows the same name or cannot mean it. (To do so
+//!   before there was any clash would cost every channel of several renditions its live edge. What is
+//!   left is a viewer who is faster than our next load when the first name ever is shared.)
+//! - Playlists that are not followed are only looked at from time to time. Where one of them shares a
+//!   name with a followed rendition, its next names cannot be seen coming, so that nothing of that
+//!   rendition is served ([`Channel::share`]).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use url::Url;
+
+use super::names::Names;
+use super::{Key, Lookup, Stored, Ticket};
+use crate::config::Matching;
+use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
+use crate::store::Ambiguous;
+
+/// How far past the newest announced segment a request is believed: a viewer's playlist is one
+/// reload ahead of ours at most, and seldom brings more than this.
+const AHEAD: u64 = 3;
+/// How long after its last change a live playlist counts as alive: three of the longest segments
+/// in common use (10 s).
+pub(super) const ALIVE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Channel<S> {
+    matching: Matching,
+    pub(super) entries: BTreeMap<Key, Entry<S>>,
+    by_uri: Names,
+    /// By the URI without its query; empty unless that is how the channel matches.
+    by_path: Names,
+    /// When a live playlist last changed.
+    pub(super) alive: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry<S> {
+    pub(super) uri: SegmentUri,
+    /// Not known of a segment that an earlier run stored.
+    pub(super) url: Option<Url>,
+    pub(super) state: State<S>,
+}
+
+#[derive(Debug)]
+pub(super) enum State<S> {
+    Coming(Ticket),
+    Ready(S),
+    /// Given up or evicted, and still listed.
+    Gone,
+}
+
+impl<S: Stored> Channel<S> {
+    pub(super) fn new(matching: Matching) -> Self {
+        Self {
+            matching,
+            entries: BTreeMap::new(),
+            by_uri: Names::default(),
+            by_path: Names::default(),
+            alive: None,
+        }
+    }
+
+    /// Forgets every segment and every clash of names; returns what was stored.
+    pub(super) fn clear(&mut self) -> Vec<S> {
+        self.by_uri = Names::default();
+        self.by_path = Names::default();
+        let entries = std::mem::take(&mut self.entries);
+        entries.into_values().filter_map(Entry::segment).collect()
+    }
+
+    /// Whether it is new that `rendition` shares names with a playlist that is not followed.
+    pub(super) fn share(&mut self, rendition: RenditionIndex, matching: Matching) -> bool {
+        match matching {
+            Matching::Exact => self.by_uri.share(rendition),
+            Matching::Path => self.by_path.share(rendition),
+        }
+    }
+
+    pub(super) fn find(
+        &self,
+        uri: &str,
+        sequence: Option<MediaSequence>,
+        now: Instant,
+    ) -> Lookup<S> {
+        let mut named = self.names(uri).into_iter();
+        let named = named.find_map(|(names, name)| Some((names, name, names.get(name)?)));
+        let Some((names, name, keys)) = named else {
+            return self.not_listed(sequence, now);
+        };
+        let fitting = keys.iter();
+        let fitting = fitting.filter(|key| sequence.is_none_or(|wanted| wanted == key.1));
+        let fitting = fitting.filter_map(|key| Some((*key, self.entries.get(key)?)));
+        // Where one URI recurs and no number is given, the newest is meant; of one resource in two
+        // renditions either will do.
+        let best = fitting.max_by_key(|(key, entry)| (key.1, entry.ready().is_some()));
+        let Some((key, entry)) = best else {
+            return self.not_listed(sequence, now);
+        };
+        if names.is_ambiguous(name, key.0) {
+            return Lookup::Absent;
+        }
+        if self.may_clash(names, key) {
+            return Lookup::Ahead;
+        }
+        match &entry.state {
+            // Found at start, and no playlist has been loaded since that says it is still what is
+            // meant by this name.
+            State::Ready(_) if self.alive.is_none() => Lookup::Coming,
+            State::Ready(segment) => Lookup::Ready(segment.clone()),
+            State::Coming(_) => Lookup::Coming,
+            State::Gone => Lookup::Absent,
+        }
+    }
+
+    /// What is listed and not served because of its name.
+    pub(super) fn ambiguous(&self) -> Option<Ambiguous> {
+        let refused = |(key, entry): &(&Key, &Entry<S>)| {
+            let mut names = self.names(entry.uri.as_str()).into_iter();
+            names.any(|(names, name)| names.is_ambiguous(name, key.0))
+        };
+        let mut refused = self.entries.iter().filter(refused);
+        let (_, first) = refused.next()?;
+        Some(Ambiguous {
+            example: first.uri.clone(),
+            segments: 1 + refused.count(),
+        })
+    }
+
+    /// The name that is the first to stand for two things by this, if it is.
+    pub(super) fn insert(&mut self, key: Key, entry: Entry<S>) -> Option<String> {
+        let uri = entry.uri.as_str();
+        let other = |key: &Key| self.entries.get(key);
+        let elsewhere = |o: &Key| o.0 != key.0 && other(o).is_some_and(|o| o.is_unlike(&entry));
+        let mut clash = self.by_uri.insert(uri, key, elsewhere).then_some(uri);
+        if self.matching == Matching::Path {
+            let path = Matching::Path.name(uri);
+            // Also within one rendition: there it may be the query that tells two apart.
+            let unlike = |o: &Key| other(o).is_some_and(|o| o.uri != entry.uri);
+            clash = clash.or(self.by_path.insert(path, key, unlike).then_some(path));
+        }
+        let clash = clash.map(str::to_owned);
+        self.entries.insert(key, entry);
+        clash
+    }
+
+    pub(super) fn remove(&mut self, key: Key) -> Option<S> {
+        let entry = self.entries.remove(&key)?;
+        let uri = entry.uri.as_str();
+        self.by_uri.remove(uri, key);
+        self.by_path.remove(Matching::Path.name(uri), key);
+        entry.segment()
+    }
+
+    /// What a URI may be found by, the better first.
+    fn names<'a>(&'a self, uri: &'a str) -> [(&'a Names, &'a str); 2] {
+        [
+            (&self.by_uri, uri),
+            (&self.by_path, Matching::Path.name(uri)),
+        ]
+    }
+
+    /// Whether a rendition that shares names with this one has not been seen as far as this number,
+    /// and may yet have the same name there.
+    fn may_clash(&self, names: &Names, (rendition, sequence): Key) -> bool {
+        names.rivals(rendition).any(|rival| {
+            let newest = self.of_rendition(rival).next_back();
+            newest.is_some_and(|((_, newest), _)| is_past(sequence, *newest))
+        })
+    }
+
+    pub(super) fn of_rendition(
+        &self,
+        rendition: RenditionIndex,
+    ) -> impl DoubleEndedIterator<Item = (&Key, &Entry<S>)> {
+        let first = (rendition, MediaSequence(0));
+        let last = (rendition, MediaSequence(u64::MAX));
+        self.entries.range(first..=last)
+    }
+
+    /// How many segments lie between this one and the live edge of its rendition.
+    pub(super) fn behind(&self, (rendition, sequence): Key) -> u64 {
+        let newest = self.of_rendition(rendition).next_back();
+        newest.map_or(0, |((_, newest), _)| newest.0.saturating_sub(sequence.0))
+    }
+
+    /// The oldest stored segment of each rendition, as far as it is behind; the furthest of them.
+    pub(super) fn furthest(&self) -> Option<(u64, Key)> {
+        let mut renditions: Vec<RenditionIndex> = self.entries.keys().map(|key| key.0).collect();
+        renditions.dedup();
+        let oldest = renditions.into_iter().filter_map(|rendition| {
+            let mut entries = self.of_rendition(rendition);
+            entries.find(|(_, entry)| entry.ready().is_some())
+        });
+        oldest
+            .map(|(key, _)| (self.behind(*key), *key))
+            .max_by_key(|(behind, _)| *behind)
+    }
+
+    /// What no playlist lists, unless the viewer's is newer than ours.
+    fn not_listed(&self, sequence: Option<MediaSequence>, now: Instant) -> Lookup<S> {
+        let alive = self.alive.is_some_and(|at| now.duration_since(at) < ALIVE);
+        // Of what is not served, the next one is of no interest either.
+        let served = self.entries.keys();
+        let served = served.filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
+        let newest = served.map(|(_, sequence)| *sequence).max();
+        match (sequence, newest) {
+            (Some(wanted), Some(newest)) if alive && is_past(wanted, newest) => Lookup::Ahead,
+            _ => Lookup::Absent,
+        }
+    }
+}
+
+/// Whether a number comes just after what is listed, as that of a viewer whose playlist is newer than
+/// ours.
+fn is_past(wanted: MediaSequence, newest: MediaSequence) -> bool {
+    (1..=AHEAD).contains(&wanted.0.saturating_sub(newest.0))
+}
+
+impl<S> Entry<S> {
+    /// Whether the same URI is another resource there; in doubt it is.
+    fn is_unlike(&self, other: &Self) -> bool {
+        self.url.is_none() || self.url != other.url
+    }
+
+    pub(super) fn ready(&self) -> Option<&S> {
+        match &self.state {
+            State::Ready(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    pub(super) fn segment(self) -> Option<S> {
+        match self.state {
+            State::Ready(segment) => Some(segment),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.state, State::Gone)
+    }
+}

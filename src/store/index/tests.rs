@@ -1,0 +1,380 @@
+//! The index with segments that are only numbers.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::channel::ALIVE;
+use super::*;
+use crate::config::Matching;
+
+#[derive(Clone, Debug, PartialEq)]
+struct Fake(Announced, u64);
+
+impl Stored for Fake {
+    fn rendition(&self) -> RenditionIndex {
+        self.0.rendition
+    }
+
+    fn sequence(&self) -> MediaSequence {
+        self.0.sequence
+    }
+
+    fn uri(&self) -> &SegmentUri {
+        &self.0.uri
+    }
+
+    fn bytes(&self) -> u64 {
+        self.1
+    }
+}
+
+fn named(rendition: u16, sequence: u64, uri: &str) -> Announced {
+    let base = format!("http://origin/{rendition}/");
+    Announced {
+        rendition: RenditionIndex(rendition),
+        uri: uri.into(),
+        url: Url::parse(&base).unwrap().join(uri).unwrap(),
+        sequence: MediaSequence(sequence),
+    }
+}
+
+fn number(sequence: u64) -> Announced {
+    named(0, sequence, &format!("{sequence}.ts"))
+}
+
+fn news() -> ChannelName {
+    "news".into()
+}
+
+fn index(max_size: u64) -> Index<Fake> {
+    index_of(max_size, Matching::Exact)
+}
+
+fn index_of(max_size: u64, matching: Matching) -> Index<Fake> {
+    Index::new(max_size, [(news(), matching), ("sport".into(), matching)])
+}
+
+fn announce(index: &mut Index<Fake>, segments: &[Announced]) -> Outcome<Fake> {
+    index.announce(&news(), segments, Instant::now())
+}
+
+/// Stores what has been announced, if there is room.
+fn store(index: &mut Index<Fake>, announced: &Announced, bytes: u64) -> Option<Vec<u64>> {
+    let ticket = index.ticket(&news(), announced).unwrap();
+    let (evicted, room) = index.reserve(&news(), announced, bytes, 0);
+    if room {
+        assert!(index.store(&news(), ticket, Fake(announced.clone(), bytes)));
+        index.release(bytes);
+    }
+    room.then(|| evicted.iter().map(|f| f.sequence().0).collect())
+}
+
+fn find(index: &Index<Fake>, uri: &str, sequence: Option<u64>) -> Lookup<Fake> {
+    index.find(&news(), uri, sequence.map(MediaSequence), Instant::now())
+}
+
+#[test]
+fn a_segment_is_coming_once_announced_and_ready_once_stored() {
+    let mut index = index(1000);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
+    announce(&mut index, &[number(1)]);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Coming);
+    store(&mut index, &number(1), 10).unwrap();
+    let ready = Lookup::Ready(Fake(number(1), 10));
+    assert_eq!(find(&index, "1.ts", Some(1)), ready);
+    assert_eq!(find(&index, "1.ts", None), ready);
+    assert_eq!(find(&index, "1.ts", Some(2)), Lookup::Ahead, "2 is next");
+    assert_eq!(
+        find(&index, "1.ts", Some(0)),
+        Lookup::Absent,
+        "other number"
+    );
+    assert_eq!(index.summary(&news()).newest, Some(MediaSequence(1)));
+    assert_eq!(index.newest_of_all(&news()), Some(MediaSequence(1)));
+}
+
+#[test]
+fn what_was_given_up_or_expired_is_absent() {
+    let mut index = index(1000);
+    announce(&mut index, &[number(1), number(2), number(3)]);
+    assert!(index.give_up(&news(), &number(3)));
+    assert_eq!(find(&index, "3.ts", Some(3)), Lookup::Absent);
+    store(&mut index, &number(1), 10).unwrap();
+    assert!(!index.give_up(&news(), &number(1)), "it is here");
+    let expired = (RenditionIndex(0), MediaSequence(1), "1.ts".into());
+    assert_eq!(index.expire(&news(), &[expired]).len(), 1);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
+    assert_eq!(index.used(), 0);
+}
+
+#[test]
+fn a_viewer_that_loaded_the_playlist_before_us_may_wait() {
+    let mut index = index(1000);
+    let start = Instant::now();
+    index.announce(&news(), &[number(10)], start);
+    let ask = |sequence, after| {
+        index.find(
+            &news(),
+            "new.ts",
+            Some(MediaSequence(sequence)),
+            start + after,
+        )
+    };
+    assert_eq!(ask(11, Duration::ZERO), Lookup::Ahead);
+    assert_eq!(ask(13, Duration::ZERO), Lookup::Ahead);
+    assert_eq!(ask(14, Duration::ZERO), Lookup::Absent, "too far ahead");
+    assert_eq!(ask(10, Duration::ZERO), Lookup::Absent, "another name");
+    assert_eq!(ask(11, ALIVE), Lookup::Absent, "the playlist stands still");
+    let unnamed = index.find(&news(), "new.ts", None, start);
+    assert_eq!(unnamed, Lookup::Absent);
+}
+
+#[test]
+fn a_recurring_uri_is_told_apart_by_its_number() {
+    let mut index = index(1000);
+    announce(&mut index, &[named(0, 1, "ad.ts"), named(0, 5, "ad.ts")]);
+    store(&mut index, &named(0, 1, "ad.ts"), 10).unwrap();
+    assert!(matches!(find(&index, "ad.ts", Some(1)), Lookup::Ready(_)));
+    assert_eq!(find(&index, "ad.ts", Some(5)), Lookup::Coming);
+    assert_eq!(find(&index, "ad.ts", None), Lookup::Coming);
+}
+
+#[test]
+fn the_quota_evicts_what_is_furthest_behind_and_never_for_something_older() {
+    let mut index = index(30);
+    let all: Vec<_> = (1..=5).map(number).collect();
+    announce(&mut index, &all);
+    // As after a start: the newest first.
+    for sequence in [5, 4, 3] {
+        assert_eq!(store(&mut index, &number(sequence), 10), Some(vec![]));
+    }
+    assert_eq!(store(&mut index, &number(2), 10), None);
+    announce(&mut index, &[number(6)]);
+    assert_eq!(store(&mut index, &number(6), 10), Some(vec![3]));
+    assert_eq!(find(&index, "3.ts", Some(3)), Lookup::Absent);
+    assert_eq!(index.used(), 30);
+}
+
+#[test]
+fn room_is_made_from_the_channel_that_is_furthest_behind() {
+    let mut index = index(40);
+    index.restore(&"sport".into(), Fake(number(1), 10));
+    index.restore(&"sport".into(), Fake(number(9), 10));
+    announce(&mut index, &[number(100), number(101)]);
+    assert_eq!(store(&mut index, &number(100), 10), Some(vec![]));
+    let (evicted, room) = index.reserve(&news(), &number(101), 20, 0);
+    assert!(room);
+    assert_eq!(evicted, [Fake(number(1), 10)]);
+}
+
+#[test]
+fn a_short_file_system_evicts_too() {
+    let mut index = index(1000);
+    announce(&mut index, &(1..=4).map(number).collect::<Vec<_>>());
+    for sequence in 1..=3 {
+        store(&mut index, &number(sequence), 10).unwrap();
+    }
+    let (evicted, room) = index.reserve(&news(), &number(4), 10, 15);
+    assert!(room);
+    assert_eq!(evicted.len(), 2);
+    let (evicted, room) = index.reserve(&news(), &number(4), 10, 15);
+    assert!(!room);
+    assert_eq!(evicted.len(), 1);
+}
+
+#[test]
+fn bytes_set_aside_count_until_they_are_given_back() {
+    let mut index = index(30);
+    announce(&mut index, &[number(1), number(2)]);
+    assert!(index.reserve(&news(), &number(1), 30, 0).1);
+    assert!(!index.reserve(&news(), &number(2), 1, 0).1);
+    index.release(30);
+    assert!(index.reserve(&news(), &number(2), 30, 0).1);
+}
+
+#[test]
+fn what_was_begun_before_a_new_epoch_is_not_stored_after_it() {
+    let mut index = index(1000);
+    announce(&mut index, &[number(1)]);
+    let ticket = index.ticket(&news(), &number(1)).unwrap();
+    let expired = (RenditionIndex(0), MediaSequence(1), "1.ts".into());
+    index.expire(&news(), &[expired]);
+    announce(&mut index, &[number(1)]);
+    assert!(!index.store(&news(), ticket, Fake(number(1), 10)));
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Coming);
+}
+
+#[test]
+fn another_uri_under_a_known_number_replaces_it() {
+    let mut index = index(1000);
+    announce(&mut index, &[number(1)]);
+    store(&mut index, &number(1), 10).unwrap();
+    let outcome = announce(&mut index, &[named(0, 1, "other.ts")]);
+    assert_eq!(outcome.removed, [Fake(number(1), 10)]);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
+    assert_eq!(find(&index, "other.ts", Some(1)), Lookup::Coming);
+}
+
+#[test]
+fn more_than_the_quota_is_not_restored() {
+    let mut index = index(20);
+    index.restore(&news(), Fake(number(3), 10));
+    index.restore(&news(), Fake(number(2), 10));
+    let surplus = index.restore(&news(), Fake(number(1), 10));
+    assert_eq!(surplus, [Fake(number(1), 10)]);
+}
+
+/// Announces and stores these, in this order.
+fn keep(index: &mut Index<Fake>, segments: &[Announced]) {
+    announce(index, segments);
+    for segment in segments {
+        store(index, segment, 10).unwrap();
+    }
+}
+
+fn ready(segment: Announced) -> Lookup<Fake> {
+    Lookup::Ready(Fake(segment, 10))
+}
+
+#[test]
+fn a_name_that_two_renditions_use_is_not_served_and_their_others_are() {
+    let mut index = index(1000);
+    let ours = [named(0, 1, "high1.ts"), named(0, 2, "ad.ts")];
+    assert!(announce(&mut index, &ours).first_clash.is_none());
+    assert_eq!(index.ambiguous(&news()), None);
+    let theirs = [named(1, 1, "low1.ts"), named(1, 2, "ad.ts")];
+    let clash = announce(&mut index, &theirs).first_clash;
+    assert_eq!(clash.as_deref(), Some("ad.ts"));
+    for segment in ours.iter().chain(&theirs) {
+        store(&mut index, segment, 10).unwrap();
+    }
+    assert_eq!(find(&index, "high1.ts", Some(1)), ready(ours[0].clone()));
+    assert_eq!(find(&index, "low1.ts", Some(1)), ready(theirs[0].clone()));
+    for sequence in [Some(2), None] {
+        assert_eq!(find(&index, "ad.ts", sequence), Lookup::Absent);
+    }
+    let ambiguous = index.ambiguous(&news()).unwrap();
+    assert_eq!(
+        (ambiguous.example.as_str(), ambiguous.segments),
+        ("ad.ts", 2)
+    );
+
+    let again = [named(0, 3, "ad2.ts"), named(1, 3, "ad2.ts")];
+    assert_eq!(announce(&mut index, &again).first_clash, None, "told once");
+}
+
+#[test]
+fn a_name_stays_ambiguous_while_one_of_its_bearers_is_left() {
+    let mut index = index(1000);
+    keep(&mut index, &[named(0, 1, "1.ts"), named(1, 1, "1.ts")]);
+    let first = (RenditionIndex(0), MediaSequence(1), "1.ts".into());
+    index.expire(&news(), &[first]);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
+    let second = (RenditionIndex(1), MediaSequence(1), "1.ts".into());
+    index.expire(&news(), &[second]);
+    keep(&mut index, &[number(1)]);
+    assert_eq!(find(&index, "1.ts", Some(1)), ready(number(1)));
+}
+
+#[test]
+fn after_a_clash_a_segment_waits_until_the_other_rendition_has_come_as_far() {
+    let mut index = index(1000);
+    keep(&mut index, &[named(0, 1, "ad.ts"), named(1, 1, "ad.ts")]);
+    // Listed by the one first: a viewer of the other may have seen it there already.
+    keep(
+        &mut index,
+        &[named(0, 2, "ad2.ts"), named(0, 3, "high3.ts")],
+    );
+    assert_eq!(find(&index, "ad2.ts", Some(2)), Lookup::Ahead);
+    assert_eq!(find(&index, "high3.ts", Some(3)), Lookup::Ahead);
+    keep(&mut index, &[named(1, 2, "ad2.ts"), named(1, 3, "low3.ts")]);
+    assert_eq!(find(&index, "ad2.ts", Some(2)), Lookup::Absent);
+    assert_eq!(
+        find(&index, "high3.ts", Some(3)),
+        ready(named(0, 3, "high3.ts"))
+    );
+    assert_eq!(
+        find(&index, "low3.ts", Some(3)),
+        ready(named(1, 3, "low3.ts"))
+    );
+}
+
+#[test]
+fn after_a_clash_a_rendition_that_stands_still_costs_the_other_only_what_could_be_meant() {
+    let mut index = index(1000);
+    keep(&mut index, &[named(0, 1, "ad.ts"), named(1, 1, "ad.ts")]);
+    keep(&mut index, &(2..=5).map(number).collect::<Vec<_>>());
+    assert_eq!(find(&index, "4.ts", Some(4)), Lookup::Ahead);
+    assert_eq!(find(&index, "5.ts", Some(5)), ready(number(5)));
+}
+
+#[test]
+fn one_resource_in_two_renditions_is_served_whoever_has_it() {
+    let mut index = index(1000);
+    let url = "http://ads/1.ts";
+    keep(&mut index, &[named(0, 1, url)]);
+    announce(&mut index, &[named(1, 1, url)]);
+    assert_eq!(find(&index, url, Some(1)), ready(named(0, 1, url)));
+    assert_eq!(index.ambiguous(&news()), None);
+}
+
+#[test]
+fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
+    let mut index = index(1000);
+    let (video, audio) = (number(1), named(1, 1, "a1.aac"));
+    keep(&mut index, &[video.clone(), audio.clone()]);
+    let shared = RenditionIndex(0);
+    assert!(index.share(&news(), shared, Matching::Exact));
+    assert!(!index.share(&news(), shared, Matching::Exact), "told once");
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
+    assert_eq!(find(&index, "a1.aac", Some(1)), ready(audio));
+    assert_eq!(index.ambiguous(&news()).unwrap().example, video.uri);
+    // What will be listed next cannot be served either, unless it is of the other.
+    keep(&mut index, &[number(2), number(3), number(4), number(5)]);
+    assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
+    assert_eq!(find(&index, "6.ts", Some(6)), Lookup::Absent);
+    assert_eq!(find(&index, "a2.aac", Some(2)), Lookup::Ahead);
+    index.clear(&news());
+    keep(&mut index, &[number(1)]);
+    assert_eq!(
+        find(&index, "1.ts", Some(1)),
+        ready(number(1)),
+        "another list"
+    );
+}
+
+#[test]
+fn a_query_of_another_viewer_does_not_matter_where_the_channel_matches_by_path() {
+    let mut index = index_of(1000, Matching::Path);
+    let segment = named(0, 1, "1.ts?t=ours");
+    keep(&mut index, std::slice::from_ref(&segment));
+    for uri in ["1.ts?t=ours", "1.ts?t=theirs", "1.ts"] {
+        assert_eq!(find(&index, uri, Some(1)), ready(segment.clone()));
+        assert_eq!(find(&index, uri, None), ready(segment.clone()));
+    }
+    assert_eq!(find(&index, "2.ts?t=ours", None), Lookup::Absent);
+    assert_eq!(find(&index, "1.ts?t=theirs", Some(9)), Lookup::Absent);
+    let exact = find(&self::index(1000), "1.ts?t=theirs", Some(1));
+    assert_eq!(exact, Lookup::Absent);
+}
+
+#[test]
+fn a_path_is_ambiguous_where_only_the_query_tells_segments_apart() {
+    let mut index = index_of(1000, Matching::Path);
+    let (one, two) = (named(0, 1, "seg.ts?n=1"), named(0, 2, "seg.ts?n=2"));
+    announce(&mut index, std::slice::from_ref(&one));
+    let clash = announce(&mut index, std::slice::from_ref(&two)).first_clash;
+    assert_eq!(clash.as_deref(), Some("seg.ts"));
+    for segment in [&one, &two] {
+        store(&mut index, segment, 10).unwrap();
+    }
+    assert_eq!(
+        find(&index, "seg.ts?n=1", Some(1)),
+        ready(one),
+        "as written"
+    );
+    assert_eq!(find(&index, "seg.ts?n=2", Some(2)), ready(two));
+    assert_eq!(find(&index, "seg.ts?n=1&t=x", Some(1)), Lookup::Absent);
+    assert_eq!(find(&index, "seg.ts", None), Lookup::Absent);
+}
