@@ -91,6 +91,24 @@ impl Collector for Numbers {
                 .collect()
             },
         )?;
+        self.counters(
+            out,
+            "edgeseed_sibling_requests",
+            "Segments asked of sibling boxes: delivered, not there, or failed and fetched instead.",
+            |channel| {
+                vec![
+                    (vec![("result", "ok")], channel.siblings.ok.get()),
+                    (vec![("result", "lack")], channel.siblings.lack.get()),
+                    (vec![("result", "failed")], channel.siblings.failed.get()),
+                ]
+            },
+        )?;
+        self.counters(
+            out,
+            "edgeseed_sibling_bytes",
+            "Bytes of segments received from sibling boxes.",
+            |channel| vec![(none(), channel.siblings.bytes.get())],
+        )?;
         gauge(
             out,
             "edgeseed_store_bytes",
@@ -221,6 +239,8 @@ mod tests {
             "edgeseed_requests_total{channel=\"news\",result=\"held\"} 0",
             "edgeseed_requests_total{channel=\"news\",result=\"lack\"} 0",
             "edgeseed_origin_requests_total{channel=\"news\",kind=\"segment\",result=\"ok\"} 0",
+            "edgeseed_sibling_requests_total{channel=\"news\",result=\"failed\"} 0",
+            "edgeseed_sibling_bytes_total{channel=\"news\"} 0",
             "edgeseed_store_bytes 0",
             "edgeseed_store_segments{channel=\"news\"} 0",
             "edgeseed_live_edge_lag_seconds{channel=\"news\"} 1.5",

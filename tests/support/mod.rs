@@ -16,6 +16,7 @@ pub(crate) mod daemon;
 pub(crate) mod origin;
 pub(crate) mod relay;
 pub(crate) mod server;
+pub(crate) mod sibling;
 pub(crate) mod signalling;
 pub(crate) mod viewer;
 

@@ -18,7 +18,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 pub(crate) struct Signalling {
     to_server: SplitSink<Socket, Message>,
     from_server: mpsc::UnboundedReceiver<Value>,
-    channel: String,
+    /// The channel that it has entered.
+    pub(crate) channel: String,
     /// Its own id, as the server gave it.
     pub(crate) peer_id: Value,
     _reading: AbortOnDropHandle<()>,

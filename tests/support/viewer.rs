@@ -19,6 +19,7 @@ use webrtc::peer_connection::{
 };
 
 use super::origin::uri;
+use super::sibling;
 use super::signalling::Signalling;
 
 /// How long a viewer tries to get a channel.
@@ -64,6 +65,10 @@ pub(crate) enum Form {
     SdpOf2018,
     /// `a=candidate:…`
     CandidatesOf2018,
+    /// As a box of the operator who has this secret, which the answer has to prove as well.
+    Sibling(&'static str),
+    /// As a box with another secret, which is answered as a viewer is.
+    Stranger(&'static str),
 }
 
 /// A viewer with an open channel to the box.
@@ -156,9 +161,11 @@ impl Viewer {
             .unwrap();
         let offer = connection.create_offer(None).await.unwrap();
         let sdp = form.offer(&offer.sdp);
-        signalling
-            .signal(&parent, form.data(json!({ "type": "offer", "sdp": sdp })))
-            .await;
+        let mut said = json!({ "type": "offer", "sdp": sdp });
+        if let Form::Sibling(secret) | Form::Stranger(secret) = form {
+            said["sibling"] = sibling::proof(secret, &signalling.channel, &sdp);
+        }
+        signalling.signal(&parent, form.data(said)).await;
         connection.set_local_description(offer).await.unwrap();
 
         let (opened, mut open) = mpsc::channel(1);
@@ -172,7 +179,11 @@ impl Viewer {
                         let candidate = form.candidate(&candidate.candidate);
                         signalling.signal(&parent, candidate).await;
                     }
-                    message = signalling.next() => form.take(&*connection, &message?).await,
+                    message = signalling.next() => {
+                        let message = message?;
+                        form.check_proof(&signalling.channel, &sdp, &message["data"]);
+                        form.take(&*connection, &message).await;
+                    }
                     opened = open.recv() => return opened,
                 }
             }
@@ -410,6 +421,20 @@ impl Form {
         }))
     }
 
+    /// Whoever proves to be a sibling gets a proof, and nobody else.
+    fn check_proof(self, channel: &str, offer: &str, data: &Value) {
+        if data["type"] != "answer" {
+            return;
+        }
+        match self {
+            Self::Sibling(secret) => assert!(
+                sibling::is_proved(secret, channel, offer, data),
+                "{data} proves nothing"
+            ),
+            _ => assert_eq!(data["sibling"], Value::Null),
+        }
+    }
+
     /// Takes what the parent signals: its answer and its candidates.
     async fn take(self, connection: &dyn PeerConnection, message: &Value) {
         if message["action"] != "signal" {
@@ -417,9 +442,7 @@ impl Form {
         }
         let data = match (&message["data"], self) {
             (Value::String(text), Self::Text) => serde_json::from_str(text).unwrap(),
-            (Value::Object(_), Self::Today | Self::SdpOf2018 | Self::CandidatesOf2018) => {
-                message["data"].clone()
-            }
+            (Value::Object(_), _) if self != Self::Text => message["data"].clone(),
             (other, _) => panic!("{self:?} is answered with {other}"),
         };
         if data["type"] == "answer" {

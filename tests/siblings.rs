@@ -1,0 +1,297 @@
+//! Boxes of one operator in one LAN: real boxes with each other, and one real box with a sibling
+//! that misbehaves.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::large_futures
+)]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use support::daemon::{Daemon, Setup};
+use support::eventually;
+use support::origin::{Live, Origin, uri};
+use support::relay::{Habits, Relay};
+use support::server::Server;
+use support::sibling::{Behaviour, SECRET, Sibling};
+use support::viewer::{Form, Incoming, Outcome, Viewer};
+
+/// Two boxes meet within some round trips; a busy machine takes its time.
+const MEET_WITHIN: Duration = Duration::from_secs(10);
+
+fn with_secret(origin: &Origin) -> Setup {
+    Setup::channel("news", origin.url()).with(&format!(
+        "[peer]\nudp-port = 0\nsibling-secret = \"{SECRET}\"\n"
+    ))
+}
+
+async fn origin_and_box() -> (Arc<Origin>, Daemon) {
+    let origin = Arc::new(Origin::start(Live::default()).await);
+    let daemon = Daemon::start(with_secret(&origin)).await;
+    (origin, daemon)
+}
+
+fn results(result: &str) -> String {
+    format!("edgeseed_sibling_requests_total{{channel=\"news\",result=\"{result}\"}}")
+}
+
+/// The viewer gets this segment, byte for byte, before it would have given up.
+async fn gets(viewer: &mut Viewer, origin: &Origin, sequence: u64) {
+    match viewer.request(sequence).await {
+        Outcome::Segment { bytes, elapsed } => {
+            assert!(
+                bytes == origin.segment(sequence),
+                "the bytes of segment {sequence}"
+            );
+            assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
+        }
+        other => panic!("segment {sequence} of {:?}: {other:?}", origin.listed()),
+    }
+}
+
+/// Until both boxes have an open channel to the other.
+async fn have_met(one: &Daemon, other: &Daemon) {
+    for daemon in [one, other] {
+        eventually("the boxes meet", MEET_WITHIN, async || {
+            let status = daemon.status().await;
+            let peers = status["peers"].as_array().unwrap();
+            peers
+                .iter()
+                .any(|peer| peer["sibling"] == true && peer["open"] == true)
+                .then_some(())
+        })
+        .await;
+    }
+}
+
+/// Both boxes serve the next segments to a viewer of their own, and the origin gives each once.
+async fn share(origin: &Origin, one: &mut Viewer, other: &mut Viewer) {
+    // Those that are on their way at this moment may have been fetched before they met.
+    let first = origin.newest() + 2;
+    for sequence in first..first + 6 {
+        tokio::join!(gets(one, origin, sequence), gets(other, origin, sequence));
+        assert_eq!(origin.requests_of(sequence), 1, "segment {sequence}");
+    }
+}
+
+#[tokio::test]
+async fn two_boxes_fetch_each_segment_once_for_both() {
+    let origin = Origin::start(Live::default()).await;
+    let server = Server::start().await;
+    let signal = |setup: Setup| Setup {
+        signal: Some(server.url.clone()),
+        ..setup
+    };
+    let one = Daemon::start(signal(with_secret(&origin))).await;
+    let two = Daemon::start(signal(with_secret(&origin))).await;
+    have_met(&one, &two).await;
+    let mut first = Viewer::join(&server.url, &origin.url()).await;
+    let mut second = Viewer::join(&server.url, &origin.url()).await;
+    share(&origin, &mut first, &mut second).await;
+    let from_siblings = one.metric(&results("ok")).await + two.metric(&results("ok")).await;
+    assert!(from_siblings >= 6.0, "{from_siblings}");
+}
+
+#[tokio::test]
+async fn two_boxes_meet_through_a_server_that_knows_nothing_of_boxes() {
+    let origin = Origin::start(Live::default()).await;
+    let relay = Relay::start(Habits {
+        id: |nth| json!(nth + 7000),
+        tells_parent: true,
+    })
+    .await;
+    let signal = |setup: Setup| Setup {
+        signal: Some(relay.url.clone()),
+        ..setup
+    };
+    let one = Daemon::start(signal(with_secret(&origin))).await;
+    let two = Daemon::start(signal(with_secret(&origin))).await;
+    have_met(&one, &two).await;
+    let mut viewer = Viewer::join(&relay.url, &origin.url()).await;
+    let first = origin.newest() + 2;
+    for sequence in first..first + 4 {
+        gets(&mut viewer, &origin, sequence).await;
+        eventually("the other box has it", MEET_WITHIN, async || {
+            let asked = origin.requests_of(sequence);
+            assert!(asked <= 1, "{asked} requests for {sequence}");
+            let newest = two.status().await["channels"][0]["newest"].as_u64();
+            (newest >= Some(sequence)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_box_whose_sibling_is_killed_fetches_by_itself() {
+    let origin = Origin::start(Live::default()).await;
+    let server = Server::start().await;
+    let signal = |setup: Setup| Setup {
+        signal: Some(server.url.clone()),
+        ..setup
+    };
+    let one = Daemon::start(signal(with_secret(&origin))).await;
+    let mut viewer = Viewer::join(&server.url, &origin.url()).await;
+    let two = Daemon::start(signal(with_secret(&origin))).await;
+    have_met(&one, &two).await;
+    gets(&mut viewer, &origin, origin.newest()).await;
+    // Dropped is killed, without a goodbye.
+    drop(two);
+    let first = origin.newest() + 1;
+    for sequence in first..first + 4 {
+        gets(&mut viewer, &origin, sequence).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_sibling_has_is_not_asked_of_the_origin() {
+    let (origin, daemon) = origin_and_box().await;
+    let sibling = Sibling::join(&daemon.signal, &origin, Behaviour::Honest).await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    let first = origin.newest() + 1;
+    for sequence in first..first + 4 {
+        gets(&mut viewer, &origin, sequence).await;
+        assert_eq!(origin.requests_of(sequence), 0, "segment {sequence}");
+    }
+    let asked = sibling.asked();
+    let last = asked.last().unwrap();
+    assert_eq!(last["url"], uri(last["sn"].as_u64().unwrap()));
+    assert_eq!(last["playlist"], origin.url());
+    assert!(last["epoch_age"].is_u64(), "{last}");
+    let bytes = "edgeseed_sibling_bytes_total{channel=\"news\"}";
+    assert!(daemon.metric(bytes).await >= 4.0 * 150_000.0);
+}
+
+/// A sibling that does not deliver costs nobody anything: the segment comes from the origin, in
+/// time and right.
+async fn falls_back_to_the_origin(behaviour: Behaviour, result: &str) {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    gets(&mut viewer, &origin, origin.newest()).await;
+    let sibling = Sibling::join(&daemon.signal, &origin, behaviour).await;
+    let first = origin.newest() + 1;
+    for sequence in first..first + 3 {
+        gets(&mut viewer, &origin, sequence).await;
+        assert_eq!(origin.requests_of(sequence), 1, "segment {sequence}");
+    }
+    assert!(!sibling.asked().is_empty());
+    assert!(daemon.metric(&results(result)).await >= 1.0);
+    assert_eq!(daemon.metric(&results("ok")).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_lack_of_a_sibling_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::Lacks, "lack").await;
+}
+
+#[tokio::test]
+async fn a_silent_sibling_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::Silent, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_stops_half_way_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::StopsHalfWay, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_sends_too_few_bytes_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::TooFewBytes, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_sends_too_many_bytes_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::TooManyBytes, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_sends_too_few_packets_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::TooFewPackets, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_sends_too_many_packets_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::TooManyPackets, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_whose_bytes_are_not_what_its_digest_says_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::WrongDigest, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_dies_half_way_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::Dies, "failed").await;
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_secret_is_served_and_never_asked() {
+    let (origin, daemon) = origin_and_box().await;
+    let form = Form::Stranger("some other secret");
+    let mut stranger = Viewer::try_join(&daemon.signal, &origin.url(), form)
+        .await
+        .expect("a channel to the box");
+    let first = origin.newest() + 1;
+    for sequence in first..first + 2 {
+        // Fails on any REQUEST of the box.
+        gets(&mut stranger, &origin, sequence).await;
+    }
+    assert_eq!(daemon.status().await["peers"][0]["sibling"], false);
+}
+
+#[tokio::test]
+async fn a_box_without_a_secret_has_no_siblings() {
+    let origin = Origin::start(Live::default()).await;
+    let daemon = Daemon::start(Setup::channel("news", origin.url())).await;
+    let form = Form::Stranger(SECRET);
+    let mut other = Viewer::try_join(&daemon.signal, &origin.url(), form)
+        .await
+        .expect("a channel to the box");
+    gets(&mut other, &origin, origin.newest() + 1).await;
+    assert_eq!(daemon.status().await["peers"][0]["sibling"], false);
+}
+
+#[tokio::test]
+async fn a_sibling_gets_only_what_both_mean_by_the_same_name() {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    let sequence = origin.newest() + 1;
+    gets(&mut viewer, &origin, sequence).await;
+    let form = Form::Sibling(SECRET);
+    let mut sibling = Viewer::try_join(&daemon.signal, &origin.url(), form)
+        .await
+        .expect("a channel to the box");
+    let mut ask = async |playlist: &str, epoch_age: u64| {
+        let request = json!({
+            "event": "REQUEST", "url": uri(sequence), "sn": sequence,
+            "playlist": playlist, "epoch_age": epoch_age,
+        });
+        sibling.send_text(&request.to_string()).await;
+        loop {
+            match sibling.next().await.expect("the channel stays open") {
+                Incoming::Text(text) if text["event"] == "REQUEST" => {
+                    let lack = json!({ "event": "LACK", "url": text["url"], "sn": text["sn"] });
+                    sibling.send_text(&lack.to_string()).await;
+                }
+                Incoming::Text(text) if text["event"] == "KEEPALIVE" => {}
+                Incoming::Text(text) => return text,
+                Incoming::Binary(_) => {}
+            }
+        }
+    };
+    let other = ask("http://127.0.0.1:9/live/index.m3u8", 600).await;
+    assert_eq!(other["event"], "LACK", "{other}");
+    // The box has looked at the playlist within the last minute: what it has is what is meant.
+    let known = ask(&origin.url(), 60_000).await;
+    assert_eq!(known["event"], "BINARY", "{known}");
+    let digest = crc32c::crc32c(&origin.segment(sequence));
+    assert_eq!(known["crc32c"], digest, "{known}");
+    // The asker knows this playlist from this moment on: the box looks again before it answers.
+    let fresh = ask(&origin.url(), 0).await;
+    assert_eq!(fresh["event"], "BINARY", "{fresh}");
+}
