@@ -202,12 +202,14 @@ impl Daemon {
                 "prefetching",
                 fetch::run(
                     channel.clone(),
-                    self.origin.clone(),
-                    self.store.clone(),
-                    self.budget.clone(),
-                    self.siblings.clone(),
-                    Arc::clone(&numbers),
-                    status_in,
+                    fetch::Parts {
+                        client: self.origin.clone(),
+                        store: self.store.clone(),
+                        budget: self.budget.clone(),
+                        siblings: self.siblings.clone(),
+                        metrics: Arc::clone(&numbers),
+                        status: status_in,
+                    },
                     serving.clone(),
                 ),
             ));

@@ -23,7 +23,8 @@
 //!    them out as mapped memory. A segment is never held whole in memory of our own.
 //! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
 //! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer. What a viewer says
-//!    goes to its [`session`], which decides; [`wire`] has the messages and packets.
+//!    goes to its [`session`], which decides; [`wire`] has the messages and packets. Other boxes of
+//!    the operator are peers too: [`sibling`] is how [`fetch`] asks them before the origin.
 //! 5. [`http`] shows how it goes; [`metrics`] has the numbers.
 //! 6. [`daemon`] builds all of them in order and takes them down again. Nothing else knows all.
 //!
@@ -48,6 +49,9 @@
 //!   to half a target duration after the last one at the earliest, the pace that RFC 8216 allows
 //!   while nothing changes. Without it viewers wait for the box at each segment once its reloads
 //!   have drifted behind theirs (measured: 300 to 830 ms of waiting, against 10 to 30 ms).
+//! - [`sibling`] is a room of its own, between `fetch` and `peer`: who is a sibling, who fetches, who
+//!   waits. A segment's name does not say which bytes are meant, so a REQUEST between boxes carries
+//!   the playlist and since when the asker follows it, and BINARY a CRC-32C; others ignore both.
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
 //! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,

@@ -66,8 +66,10 @@ pub struct SiblingResults {
     pub lack: Counter,
     /// Late, wrong, or gone; fetched from the origin instead.
     pub failed: Counter,
-    /// Bytes of segments received, `edgeseed_sibling_bytes_total`.
+    /// Bytes of segments received, `edgeseed_sibling_bytes_total{direction="received"}`.
     pub bytes: Counter,
+    /// Bytes of segments sent to them, `{direction="sent"}`; they are no viewers.
+    pub sent_bytes: Counter,
 }
 
 /// The numbers of one channel.

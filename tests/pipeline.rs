@@ -181,12 +181,14 @@ impl Pipeline {
         let stop = CancellationToken::new();
         let task = tokio::spawn(fetch::run(
             channel,
-            OriginClient::new().unwrap(),
-            store.clone(),
-            Budget::new(4 << 20),
-            Siblings::new().0,
-            metrics.channel(&news()),
-            sender,
+            fetch::Parts {
+                client: OriginClient::new().unwrap(),
+                store: store.clone(),
+                budget: Budget::new(4 << 20),
+                siblings: Siblings::new().0,
+                metrics: metrics.channel(&news()),
+                status: sender,
+            },
             stop.clone(),
         ));
         Self {

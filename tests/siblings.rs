@@ -163,7 +163,7 @@ async fn what_a_sibling_has_is_not_asked_of_the_origin() {
     assert_eq!(last["url"], uri(last["sn"].as_u64().unwrap()));
     assert_eq!(last["playlist"], origin.url());
     assert!(last["epoch_age"].is_u64(), "{last}");
-    let bytes = "edgeseed_sibling_bytes_total{channel=\"news\"}";
+    let bytes = "edgeseed_sibling_bytes_total{channel=\"news\",direction=\"received\"}";
     assert!(daemon.metric(bytes).await >= 4.0 * 150_000.0);
 }
 

@@ -88,8 +88,15 @@ fn table(status: &Value) -> Vec<String> {
             ));
         }
     }
-    let peers = status["peers"].as_array().map_or(0, Vec::len);
-    lines.push(format!("{peers} viewers"));
+    let peers = status["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let siblings = peers.iter().filter(|peer| peer["sibling"] == true).count();
+    lines.push(match siblings {
+        0 => format!("{} viewers", peers.len()),
+        _ => format!(
+            "{} viewers, {siblings} sibling boxes",
+            peers.len() - siblings
+        ),
+    });
     lines
 }
 

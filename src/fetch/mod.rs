@@ -14,5 +14,5 @@ pub use client::{
     Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, SegmentBody,
     Validators,
 };
-pub use prefetch::run;
+pub use prefetch::{Parts, run};
 pub use status::{ChannelState, ChannelStatus, Failure, PlaylistStatus};

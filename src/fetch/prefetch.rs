@@ -59,24 +59,31 @@ struct Sources {
     multivariant: bool,
 }
 
+/// What the prefetching of a channel needs from the rest of the box.
+pub struct Parts {
+    /// Towards the origin.
+    pub client: OriginClient,
+    /// Where segments go.
+    pub store: Store,
+    /// What media in flight is taken from.
+    pub budget: Budget,
+    /// The other boxes, asked before the origin.
+    pub siblings: Siblings,
+    /// What is counted.
+    pub metrics: Arc<ChannelMetrics>,
+    /// How it goes.
+    pub status: watch::Sender<ChannelStatus>,
+}
+
 /// Keeps the window of one channel in the store until `stop` is cancelled. Nothing that the origin
 /// does ends it.
-pub async fn run(
-    channel: ChannelConfig,
-    client: OriginClient,
-    store: Store,
-    budget: Budget,
-    siblings: Siblings,
-    metrics: Arc<ChannelMetrics>,
-    status: watch::Sender<ChannelStatus>,
-    stop: CancellationToken,
-) {
+pub async fn run(channel: ChannelConfig, parts: Parts, stop: CancellationToken) {
     let means = Means {
-        client,
-        store,
-        budget,
-        siblings,
-        board: Board::new(channel.name.clone(), metrics, status),
+        client: parts.client,
+        store: parts.store,
+        budget: parts.budget,
+        siblings: parts.siblings,
+        board: Board::new(channel.name.clone(), parts.metrics, parts.status),
     };
     stop.run_until_cancelled(prefetch(&channel, &means)).await;
 }

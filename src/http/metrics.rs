@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::budget::Budget;
-use crate::metrics::{ChannelMetrics, Metrics};
+use crate::metrics::{ChannelMetrics, Metrics, SiblingResults};
 
 /// What `/metrics` answers with (the OpenMetrics text that `prometheus-client` writes).
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -106,8 +106,16 @@ impl Collector for Numbers {
         self.counters(
             out,
             "edgeseed_sibling_bytes",
-            "Bytes of segments received from sibling boxes.",
-            |channel| vec![(none(), channel.siblings.bytes.get())],
+            "Bytes of segments exchanged with sibling boxes.",
+            |channel| {
+                let SiblingResults {
+                    bytes, sent_bytes, ..
+                } = &channel.siblings;
+                vec![
+                    (vec![("direction", "received")], bytes.get()),
+                    (vec![("direction", "sent")], sent_bytes.get()),
+                ]
+            },
         )?;
         gauge(
             out,
@@ -240,7 +248,7 @@ mod tests {
             "edgeseed_requests_total{channel=\"news\",result=\"lack\"} 0",
             "edgeseed_origin_requests_total{channel=\"news\",kind=\"segment\",result=\"ok\"} 0",
             "edgeseed_sibling_requests_total{channel=\"news\",result=\"failed\"} 0",
-            "edgeseed_sibling_bytes_total{channel=\"news\"} 0",
+            "edgeseed_sibling_bytes_total{channel=\"news\",direction=\"received\"} 0",
             "edgeseed_store_bytes 0",
             "edgeseed_store_segments{channel=\"news\"} 0",
             "edgeseed_live_edge_lag_seconds{channel=\"news\"} 1.5",

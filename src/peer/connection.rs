@@ -560,7 +560,10 @@ impl Connection {
             .and_then(|mut channel| channel.send(at, bytes));
         if sent.is_ok() {
             self.bytes_sent += count;
-            self.metrics.served_p2p_bytes.add(count);
+            match self.sibling {
+                Some(_) => self.metrics.siblings.sent_bytes.add(count),
+                None => self.metrics.served_p2p_bytes.add(count),
+            }
         }
         self.sent(sent, life);
     }
@@ -576,15 +579,16 @@ impl Connection {
 
     fn count(&mut self, answer: Answer) {
         match answer {
-            Answer::Hit => self.metrics.requests_hit.add(1),
-            Answer::Held => self.metrics.requests_held.add(1),
-            Answer::Lack => {
-                self.metrics.requests_lack.add(1);
-                self.lacks += 1;
-            }
+            Answer::Hit | Answer::Held => self.segments_sent += 1,
+            Answer::Lack => self.lacks += 1,
         }
-        if answer != Answer::Lack {
-            self.segments_sent += 1;
+        // What a sibling asks says nothing of how viewers fare.
+        if self.sibling.is_none() {
+            match answer {
+                Answer::Hit => self.metrics.requests_hit.add(1),
+                Answer::Held => self.metrics.requests_held.add(1),
+                Answer::Lack => self.metrics.requests_lack.add(1),
+            }
         }
     }
 }
