@@ -19,6 +19,7 @@ const MAX_CALLS: usize = 16;
 
 pub(super) struct Calls {
     secret: Option<Secret>,
+    own: BoxId,
     channel_ids: HashMap<ChannelName, ChannelId>,
     asks: mpsc::Receiver<Ask>,
 }
@@ -26,11 +27,13 @@ pub(super) struct Calls {
 impl Calls {
     pub(super) fn new(
         config: &PeerConfig,
+        own: BoxId,
         channel_ids: HashMap<ChannelName, ChannelId>,
         asks: mpsc::Receiver<Ask>,
     ) -> Self {
         Self {
             secret: config.sibling_secret.clone(),
+            own,
             channel_ids,
             asks,
         }
@@ -54,7 +57,8 @@ impl Calls {
     fn proved(&self, key: &PeerKey, proof: Proof, subject: Subject<'_>) -> Option<BoxId> {
         let secret = self.secret.as_ref()?;
         if secret.accepts(self.channel_ids.get(&key.channel)?, &proof, subject) {
-            return Some(proof.id);
+            // A server that shows this box to itself finds no sibling.
+            return Some(proof.id).filter(|id| *id != self.own);
         }
         log::warn!(
             "{key}: a box with another [peer] sibling-secret, or a forgery: not asked for segments"

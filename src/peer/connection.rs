@@ -26,7 +26,7 @@ use crate::budget::{Budget, Share};
 use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::session::{
-    Answer, CloseReason, Found, Input, Output, RequestId, SIBLING_WITHIN, Session, SessionConfig,
+    Answer, CloseReason, Found, Input, Output, RequestId, SIBLING_HOLD, Session, SessionConfig,
 };
 use crate::sibling::{Ask, Siblings};
 use crate::store::{self, Segment, Store};
@@ -364,8 +364,7 @@ impl Connection {
                     log::debug!("{}: channel open", self.key);
                     let session = match &self.sibling {
                         Some(_) => Session::with_sibling(SessionConfig {
-                            // It does not wait longer either.
-                            request_hold: SIBLING_WITHIN,
+                            request_hold: SIBLING_HOLD,
                             ..context.session
                         }),
                         None => Session::new(context.session),

@@ -94,6 +94,7 @@ impl Task {
             packet_size: parts.config.packet_size,
             window: WINDOW.min(parts.budget.total()),
         };
+        let own = parts.siblings.own().clone();
         Self {
             context: Context {
                 store: parts.store,
@@ -102,7 +103,7 @@ impl Task {
                 siblings: parts.siblings,
                 session,
             },
-            calls: Calls::new(&parts.config, parts.channel_ids, parts.asks),
+            calls: Calls::new(&parts.config, own, parts.channel_ids, parts.asks),
             config: parts.config,
             socket,
             commands,
@@ -369,7 +370,7 @@ impl Task {
             let mut life = connection.drive(now, &mut self.socket, &self.context).await;
             let connect_by = connection.created() + CONNECT_TIMEOUT;
             if life == Life::Open && !connection.is_open() && now >= connect_by {
-                life = if connection.is_reached() {
+                life = if connection.is_reached() || entry.called {
                     Life::Over("its channel did not open in time")
                 } else {
                     self.context.metrics.peers_unreached.add(1);

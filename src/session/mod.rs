@@ -25,7 +25,7 @@ use heapless::Deque;
 
 pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
 use self::progress::{Progress, Silence};
-pub use self::receiver::{AskId, Lost, SIBLING_WITHIN};
+pub use self::receiver::{AskId, Lost, SIBLING_HOLD, SIBLING_WITHIN};
 use self::receiver::{MAX_ASKED, Receiver, Verdict};
 use crate::ids::MediaSequence;
 use crate::wire::{BinaryHeader, Event, Message, Packets, Request};

@@ -17,6 +17,10 @@ pub(super) const MAX_ASKED: usize = 4;
 /// LAN a segment takes some 50 ms once the sibling has it.
 pub const SIBLING_WITHIN: Duration = Duration::from_secs(1);
 
+/// How long a REQUEST of a sibling is held: a little less than it waits, so that it hears LACK,
+/// and does not take a box whose origin is slow for one that is dead.
+pub const SIBLING_HOLD: Duration = Duration::from_millis(900);
+
 /// Bytes of a segment at most, as from an origin.
 const MAX_SEGMENT: usize = 64 << 20;
 

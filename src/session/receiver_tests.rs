@@ -3,7 +3,7 @@
 use super::*;
 
 const CONFIG: SessionConfig = SessionConfig {
-    request_hold: SIBLING_WITHIN,
+    request_hold: SIBLING_HOLD,
     packet_size: 1000,
     window: 4000,
 };
