@@ -41,8 +41,10 @@ fn results(result: &str) -> String {
     format!("edgeseed_sibling_requests_total{{channel=\"news\",result=\"{result}\"}}")
 }
 
-/// The viewer gets this segment, byte for byte, before it would have given up.
+/// The viewer asks for this segment once it is listed, as players do, and gets it, byte for byte,
+/// before it would have given up.
 async fn gets(viewer: &mut Viewer, origin: &Origin, sequence: u64) {
+    tokio::time::sleep_until(origin.listed_at(sequence)).await;
     match viewer.request(sequence).await {
         Outcome::Segment { bytes, elapsed } => {
             assert!(
