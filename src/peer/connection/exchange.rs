@@ -1,0 +1,200 @@
+//! The session's hands: what it wants done is found in the store, sent to the peer, and counted.
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rtc::shared::error::Error as RtcError;
+
+use super::{Connection, Context, Life};
+use crate::session::{Answer, CloseReason, Found, Input, Output, RequestId};
+use crate::store;
+use crate::wire::{Claim, MAX_TEXT, Request};
+
+/// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
+/// acknowledgement takes milliseconds, it is half of a viewer's patience. The stack takes the time
+/// as an argument, so a stall is ended by telling it that this much has passed.
+const SCTP_RTO_MIN: Duration = Duration::from_secs(1);
+
+impl Connection {
+    /// Carries out what the session wants. `true` when there was anything.
+    pub(super) fn outputs(&mut self, now: Instant, context: &Context, life: &mut Life) -> bool {
+        let mut any = false;
+        let current = self.current(context);
+        loop {
+            let outstanding = self.outstanding();
+            let Some(channel) = &mut self.channel else {
+                return any;
+            };
+            let Some(output) = channel.session.poll(outstanding, current) else {
+                return any;
+            };
+            any = true;
+            match output {
+                Output::Find { id, request, asked } => {
+                    let found = self.find(id, &request, asked, context);
+                    self.input(now, Input::Found(id, found), context);
+                }
+                Output::Send(message) => self.send_text(now, message.to_text(), life),
+                Output::Packet(id, range) => self.send_packet(now, id, range, life),
+                Output::Release(id) => {
+                    self.segments.remove(&id);
+                }
+                Output::Announced { id, size, crc32c } => self.asks.announced(id, size, crc32c),
+                Output::Arrived { id, last } => self.asks.arrived(id, last, &context.budget),
+                Output::Lost(id, why) => self.asks.lost(id, why),
+                Output::Stalled => {
+                    log::debug!("{}: a stall is cut short", self.key);
+                    self.ahead += SCTP_RTO_MIN;
+                    self.stack_timeout(now);
+                }
+                Output::Answered(answer) => self.count(answer),
+                Output::Refused(reason) => {
+                    context.metrics.refused_messages.add(1);
+                    if !std::mem::replace(&mut self.told_of_bad_message, true) {
+                        log::warn!(
+                            "{}: refused {reason}; further ones go unmentioned",
+                            self.key
+                        );
+                    }
+                }
+                Output::Close(reason) => {
+                    *life = Life::Over(match reason {
+                        CloseReason::ByPeer => "the viewer said CLOSE",
+                        CloseReason::PeerError => "the viewer said ERROR",
+                        CloseReason::BadMessages => "too many messages were not of the protocol",
+                        CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Lied => "it sent something else than it announced",
+                        CloseReason::Stopped => "the box stops",
+                    });
+                }
+            }
+        }
+    }
+
+    fn find(
+        &mut self,
+        id: RequestId,
+        request: &Request,
+        asked: Instant,
+        context: &Context,
+    ) -> Found {
+        let (channel, uri) = (&self.key.channel, &request.uri);
+        let found = match (&self.sibling, &request.claim) {
+            (
+                Some(sibling),
+                Some(Claim {
+                    playlist,
+                    epoch_age,
+                }),
+            ) => {
+                // Further back than this machine has been up is as good as never.
+                let since = asked.checked_sub(*epoch_age);
+                let (store, sequence) = (&context.store, request.sequence);
+                match since.map(|since| {
+                    store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since)
+                }) {
+                    None | Some(store::Found::Absent)
+                        if context.siblings.is_coming(channel, uri, sibling) =>
+                    {
+                        store::Found::Coming
+                    }
+                    None => store::Found::Absent,
+                    Some(found) => found,
+                }
+            }
+            _ => context.store.find(channel, uri.as_str(), request.sequence),
+        };
+        match found {
+            store::Found::Ready(segment) => {
+                if self.share.is_none() {
+                    self.share = context.budget.try_take(context.session.window);
+                }
+                let size = segment.len();
+                let crc32c = self.sibling.is_some().then(|| segment.crc32c());
+                if self.share.is_none() || self.segments.insert(id, segment).is_err() {
+                    return Found::NoRoom;
+                }
+                Found::Ready { size, crc32c }
+            }
+            store::Found::Coming => Found::Coming,
+            store::Found::Absent => Found::Absent,
+        }
+    }
+
+    pub(super) fn outstanding(&mut self) -> usize {
+        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
+            return 0;
+        };
+        self.rtc
+            .data_channel(id)
+            .map_or(0, |channel| channel.outstanding_bytes())
+    }
+
+    fn send_text(&mut self, now: Instant, text: String, life: &mut Life) {
+        debug_assert!(text.len() <= 2 * MAX_TEXT);
+        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
+            return;
+        };
+        let at = now + self.ahead;
+        let sent = self
+            .rtc
+            .data_channel(id)
+            .ok_or(RtcError::ErrDataChannelClosed)
+            .and_then(|mut channel| channel.send_text(at, text));
+        self.sent(sent, life);
+    }
+
+    fn send_packet(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        range: std::ops::Range<usize>,
+        life: &mut Life,
+    ) {
+        let (Some(channel), Some(segment)) = (self.channel.as_ref(), self.segments.get(&id)) else {
+            // A transfer that cannot go on must not leave the viewer waiting (protocol.md).
+            *life = Life::Over("a segment vanished while it was being sent");
+            return;
+        };
+        let bytes = BytesMut::from(segment.bytes(range));
+        let count = bytes.len() as u64;
+        let at = now + self.ahead;
+        let sent = self
+            .rtc
+            .data_channel(channel.id)
+            .ok_or(RtcError::ErrDataChannelClosed)
+            .and_then(|mut channel| channel.send(at, bytes));
+        if sent.is_ok() {
+            self.bytes_sent += count;
+            match self.sibling {
+                Some(_) => self.metrics.siblings.sent_bytes.add(count),
+                None => self.metrics.served_p2p_bytes.add(count),
+            }
+        }
+        self.sent(sent, life);
+    }
+
+    /// After a message that could not be sent the channel is ended: the viewer would wait for the
+    /// rest in vain (protocol.md, "What hurts a viewer").
+    fn sent(&self, sent: Result<(), RtcError>, life: &mut Life) {
+        if let Err(error) = sent {
+            log::debug!("{}: cannot send: {error}", self.key);
+            *life = Life::Over("a message could not be sent");
+        }
+    }
+
+    fn count(&mut self, answer: Answer) {
+        match answer {
+            Answer::Hit | Answer::Held => self.segments_sent += 1,
+            Answer::Lack => self.lacks += 1,
+        }
+        // What a sibling asks says nothing of how viewers fare.
+        if self.sibling.is_none() {
+            match answer {
+                Answer::Hit => self.metrics.requests_hit.add(1),
+                Answer::Held => self.metrics.requests_held.add(1),
+                Answer::Lack => self.metrics.requests_lack.add(1),
+            }
+        }
+    }
+}
