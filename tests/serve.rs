@@ -180,6 +180,8 @@ async fn a_peer_that_goes_on_talking_nonsense_is_closed_and_its_place_is_free() 
     for _ in 0..100 {
         bad.send_text("nonsense").await;
     }
+    let told = bad.next_event("ERROR", Duration::from_secs(5)).await;
+    assert!(told.is_some(), "it is told why");
     assert!(bad.is_closed(Duration::from_secs(5)).await);
     daemon.until_metric("edgeseed_peers", 0.0).await;
     let mut next = Viewer::join(&daemon.signal, &origin.url()).await;

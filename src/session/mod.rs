@@ -101,6 +101,8 @@ pub struct Session {
     /// Towards siblings only.
     receiver: Option<Receiver>,
     stopping: bool,
+    /// The channel is closed, for this reason, as soon as the peer has what was sent to it.
+    last_words: Option<CloseReason>,
     closed: bool,
 }
 
@@ -117,6 +119,7 @@ impl Session {
             progress: Progress::default(),
             receiver: None,
             stopping: false,
+            last_words: None,
             closed: false,
         }
     }
@@ -131,7 +134,7 @@ impl Session {
 
     /// Takes what happened at `now`. `current` is the newest media sequence number of the store.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, current: Option<MediaSequence>) {
-        if self.closed {
+        if self.closed || self.last_words.is_some() {
             return;
         }
         match input {
@@ -161,6 +164,9 @@ impl Session {
 
     /// Takes that time has passed: what was held too long gets its LACK.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.last_words.is_some() {
+            return;
+        }
         let hold = self.config.request_hold;
         self.lack_where(|w| matches!(w.state, WaitState::Held { .. }) && now >= w.since + hold);
         self.ask_again(|w| matches!(w.state, WaitState::Held { retry_at: Some(at) } if now >= at));
@@ -211,6 +217,12 @@ impl Session {
         }
         if self.closed {
             return None;
+        }
+        if let Some(reason) = self.last_words {
+            if outstanding == 0 {
+                self.close(reason);
+            }
+            return self.outputs.pop_front();
         }
         if self.transfer.is_none()
             && let Some(begun) = self.begin(current)
@@ -402,7 +414,7 @@ impl Session {
         self.bad_messages = self.bad_messages.saturating_add(1);
         if self.bad_messages >= MAX_BAD_MESSAGES {
             self.push(Output::Send(Message::Error));
-            self.close(CloseReason::BadMessages);
+            self.last_words = Some(CloseReason::BadMessages);
         }
     }
 

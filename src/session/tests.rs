@@ -249,6 +249,19 @@ fn a_bad_message_is_refused_and_the_next_request_still_served() {
 }
 
 #[test]
+fn a_peer_that_is_closed_for_nonsense_hears_error_first() {
+    let mut f = Fixture::new();
+    for _ in 0..MAX_BAD_MESSAGES {
+        f.input(Input::Binary(1));
+        f.outstanding = 17;
+        let outputs = f.drain();
+        assert!(!outputs.contains(&Output::Close(CloseReason::BadMessages)));
+    }
+    f.outstanding = 0;
+    assert_eq!(f.drain(), [Output::Close(CloseReason::BadMessages)]);
+}
+
+#[test]
 fn a_peer_that_sends_only_nonsense_is_closed() {
     let mut f = Fixture::new();
     let mut outputs = Vec::new();
