@@ -51,6 +51,8 @@ pub struct ChannelConfig {
     pub variants: Variants,
     /// How much behind the live edge is kept at least, however long the playlist is.
     pub window: Duration,
+    /// Bytes per second that are loaded from the origin at most; `None`: as fast as it comes.
+    pub max_bandwidth: Option<u64>,
     /// What of a URI names a segment.
     pub matching: Matching,
 }
@@ -386,6 +388,10 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
         "path" => Ok(Matching::Path),
         other => Err(format!("{other:?} is neither \"exact\" nor \"path\"")),
     });
+    let max_bandwidth = section.optional(document, "max-bandwidth", |value| {
+        // Below 100 kbit/s not even sound keeps up.
+        reader::bandwidth(value, 100_000)
+    });
     section.finish(document);
     let url = url?;
     let name = name.unwrap_or_else(|| name_from_url(&url));
@@ -396,6 +402,7 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
         name,
         variants: variants.unwrap_or(Variants::Highest),
         window: window.unwrap_or(DEFAULT_WINDOW),
+        max_bandwidth,
         matching: matching.unwrap_or_default(),
         url,
     })

@@ -144,6 +144,7 @@ fn channel(url: &str) -> ChannelConfig {
         id: url.into(),
         variants: Variants::Highest,
         window: Duration::from_secs(60),
+        max_bandwidth: None,
         matching: Matching::Exact,
     }
 }

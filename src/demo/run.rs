@@ -106,6 +106,7 @@ fn config(listen: SocketAddr, playlist: &url::Url, dir: PathBuf) -> Config {
             id: playlist.as_str().into(),
             variants: Variants::Highest,
             window: std::time::Duration::from_secs(60),
+            max_bandwidth: None,
             matching: Matching::Exact,
         }],
         signal: SignalConfig::Own,

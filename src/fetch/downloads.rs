@@ -6,11 +6,12 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use url::Url;
 
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
+use super::pace::Pace;
 use super::status::Board;
 use crate::budget::Budget;
 use crate::hls::MediaSegment;
@@ -36,6 +37,7 @@ pub(super) struct Means {
     pub(super) store: Store,
     pub(super) budget: Budget,
     pub(super) siblings: Siblings,
+    pub(super) pace: Pace,
     pub(super) board: Board,
 }
 
@@ -265,6 +267,7 @@ async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;
+        sleep(means.pace.take(Instant::now().into_std(), bytes.len())).await;
     }
     match writer.commit().await {
         // The origin's doing: it may have more next time.

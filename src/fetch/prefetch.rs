@@ -13,6 +13,7 @@ use url::Url;
 
 use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators, shown};
 use super::downloads::{Downloads, Means};
+use super::pace::Pace;
 use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
@@ -83,6 +84,7 @@ pub async fn run(channel: ChannelConfig, parts: Parts, stop: CancellationToken) 
         store: parts.store,
         budget: parts.budget,
         siblings: parts.siblings,
+        pace: Pace::new(channel.max_bandwidth),
         board: Board::new(channel.name.clone(), parts.metrics, parts.status),
     };
     stop.run_until_cancelled(prefetch(&channel, &means)).await;
