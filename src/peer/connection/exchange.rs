@@ -63,6 +63,7 @@ impl Connection {
                         CloseReason::PeerError => "the viewer said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Broken => "the rest of a segment did not come",
                         CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
                     });
@@ -114,7 +115,12 @@ impl Connection {
                 if self.share.is_none() || self.segments.insert(id, segment).is_err() {
                     return Found::NoRoom;
                 }
-                Found::Ready { size, crc32c }
+                Found::Ready {
+                    size,
+                    crc32c,
+                    available: size,
+                    whole_at: Instant::now(),
+                }
             }
             store::Found::Coming => Found::Coming,
             store::Found::Absent => Found::Absent,
