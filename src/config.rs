@@ -91,8 +91,13 @@ pub enum Variants {
 /// `[signal]`: where the channels' viewers meet the box.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SignalConfig {
-    /// A server at this `ws://` or `wss://` URL.
-    Server(Url),
+    /// A server elsewhere.
+    Server {
+        /// `ws://` or `wss://`.
+        url: Url,
+        /// What it wants to see from who enters.
+        token: Option<String>,
+    },
     /// The box's own `[signal-server]`, when there is no `[signal]`.
     Own,
 }
@@ -102,6 +107,35 @@ pub enum SignalConfig {
 pub struct SignalServerConfig {
     /// Where browsers connect.
     pub listen: SocketAddr,
+    /// With these it is a `wss://` server.
+    pub tls: Option<TlsFiles>,
+    /// What everybody has to show who enters a channel.
+    pub token: Option<String>,
+    /// Sockets of one address at once, any number if 0.
+    pub max_sockets_per_address: usize,
+}
+
+/// `certificate` and `key`, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and the chain above it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl SignalServerConfig {
+    /// A server at this address; the rest is the default.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            tls: None,
+            token: None,
+            // A campus of 500 viewers behind one NAT whose pages have entered four times each
+            // (protocol.md section 3); and one address takes a sixth of all places at most.
+            max_sockets_per_address: 2000,
+        }
+    }
 }
 
 /// `[peer]`
@@ -466,14 +500,59 @@ fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig>
     let url = section.required(document, "url", |value| {
         url_of(value, &["ws", "wss"], "the signalling server's address")
     });
+    let token = section.optional(document, "token", token);
     section.finish(document);
-    url.map(SignalConfig::Server)
+    Some(SignalConfig::Server { url: url?, token })
 }
 
 fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
+    let offset = section.offset();
     let listen = section.required(document, "listen", reader::address);
+    // Without `listen` only the mistakes of the other keys are wanted.
+    let mut config = SignalServerConfig::new(listen.unwrap_or(HttpConfig::default().listen));
+    let certificate = section.optional(document, "certificate", file);
+    let key = section.optional(document, "key", file);
+    config.token = section.optional(document, "token", token);
+    section.set(
+        document,
+        "max-sockets-per-address",
+        &mut config.max_sockets_per_address,
+        |value| reader::integer(value, 0, 1_000_000),
+    );
     section.finish(document);
-    listen.map(|listen| SignalServerConfig { listen })
+    config.tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+        (None, None) => None,
+        (certificate, _) => {
+            let (missing, there) = match certificate {
+                Some(_) => ("key", "certificate"),
+                None => ("certificate", "key"),
+            };
+            document.mistake(
+                offset,
+                &format!("signal-server.{missing}"),
+                &format!("is missing, and {there} is of no use without it"),
+            );
+            None
+        }
+    };
+    listen.map(|_| config)
+}
+
+fn file(value: &toml_span::Value<'_>) -> Result<PathBuf, String> {
+    match reader::text(value)? {
+        "" => Err("is empty: name a file".into()),
+        path => Ok(path.into()),
+    }
+}
+
+fn token(value: &toml_span::Value<'_>) -> Result<String, String> {
+    match reader::text(value)? {
+        "" => Err("is empty: leave it out if nobody needs one".into()),
+        // What servers read of one.
+        text if text.len() > 256 => Err("is too long: 256 bytes at most".into()),
+        text => Ok(text.into()),
+    }
 }
 
 fn peer(document: &mut Document) -> PeerConfig {
@@ -674,6 +753,35 @@ url = "wss://tracker.example.com/ws"
         )
         .unwrap();
         assert_eq!(config.signal, SignalConfig::Own);
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_come_together() {
+        let server =
+            |keys: &str| format!("{COMPLETE}[signal-server]\nlisten = \"0.0.0.0:12035\"\n{keys}");
+        let both = "certificate = \"/etc/c.pem\"\nkey = \"/etc/k.pem\"\ntoken = \"t\"\n";
+        let config = Config::parse(&server(both)).unwrap().signal_server.unwrap();
+        assert_eq!(config.tls.unwrap().key, PathBuf::from("/etc/k.pem"));
+        assert_eq!(config.token.as_deref(), Some("t"));
+        for (keys, expected) in [
+            (
+                "certificate = \"/etc/c.pem\"\n",
+                "signal-server.key|is missing",
+            ),
+            (
+                "key = \"/etc/k.pem\"\n",
+                "signal-server.certificate|is missing",
+            ),
+            ("token = \"\"\n", "signal-server.token|is empty"),
+            (
+                "max-sockets-per-address = -1\n",
+                "signal-server.max-sockets",
+            ),
+        ] {
+            let found = mistakes(&server(keys));
+            assert_eq!(found.len(), 1, "{found:#?}");
+            assert!(found[0].contains(expected), "{}", found[0]);
+        }
     }
 
     #[test]

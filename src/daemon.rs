@@ -5,6 +5,7 @@ mod meeting;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -82,6 +83,14 @@ impl DaemonError {
             | Self::Peer(PeerError::Permission(_))
             | Self::Http(HttpError::Permission(_))
             | Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
+            Self::Signal(SignalError::Unreadable { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                exit::PERMISSION
+            }
+            Self::Signal(SignalError::Unreadable { .. } | SignalError::Certificate { .. }) => {
+                exit::CONFIG
+            }
             Self::Peer(_) | Self::Signal(_) | Self::Http(_) => exit::UNAVAILABLE,
             Self::Fetch(_) | Self::Bug(_) => exit::SOFTWARE,
         }
@@ -132,14 +141,14 @@ impl Daemon {
         .map_err(DaemonError::Peer)?;
         let signal_server = match &config.signal_server {
             Some(server) => Some(
-                SignalServer::bind(server.listen)
+                SignalServer::bind(server.clone(), Arc::clone(&metrics.signal_server))
                     .await
                     .map_err(DaemonError::Signal)?,
             ),
             None => None,
         };
         let signal_url = match (&config.signal, &signal_server) {
-            (SignalConfig::Server(url), _) => url.clone(),
+            (SignalConfig::Server { url, .. }, _) => url.clone(),
             (SignalConfig::Own, Some(server)) => own_url(server.local_addr())?,
             (SignalConfig::Own, None) => {
                 return Err(DaemonError::Bug("there is no signalling server to use"));
@@ -178,11 +187,20 @@ impl Daemon {
         let mut servers = JoinSet::new();
         let mut rest = JoinSet::new();
 
-        let signal_address = match self.config.signal {
-            SignalConfig::Server(url) => SignalAddress::Signal(url),
+        let (signal_address, token) = match (self.config.signal, self.config.signal_server) {
+            (SignalConfig::Server { url, token }, _) => (SignalAddress::Signal(url), token),
             // Browsers reach our own server by the host name of the page.
-            SignalConfig::Own => {
-                SignalAddress::SignalPort(self.signal_url.port_or_known_default().unwrap_or(0))
+            (SignalConfig::Own, server) => {
+                let port = self.signal_url.port_or_known_default().unwrap_or(0);
+                match server {
+                    Some(server) if server.tls.is_some() => {
+                        (SignalAddress::SignalTlsPort(port), server.token)
+                    }
+                    server => (
+                        SignalAddress::SignalPort(port),
+                        server.and_then(|server| server.token),
+                    ),
+                }
             }
         };
         let commands = self.peers.commands();
@@ -222,6 +240,7 @@ impl Daemon {
                         url: self.signal_url.clone(),
                         channel: channel.id.clone(),
                         level: self.config.peer.level,
+                        token: token.clone(),
                     },
                     from_peers,
                     from_server,
@@ -252,6 +271,7 @@ impl Daemon {
                 http::Sources {
                     channels,
                     signal: signal_address,
+                    signal_token: token,
                     metrics: Arc::clone(&self.metrics),
                     budget: self.budget.clone(),
                     store: self.store,
@@ -297,7 +317,8 @@ async fn named(part: &'static str, task: impl Future<Output = ()>) -> &'static s
     part
 }
 
-/// The box reaches its own server over the loopback interface, as any other peer would.
+/// The box reaches its own server over the loopback interface, as any other peer would; without
+/// TLS, for which it could have no certificate: the server takes that from this machine.
 fn own_url(mut address: SocketAddr) -> Result<Url, DaemonError> {
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -52,6 +52,8 @@ pub struct ClientConfig {
     pub channel: ChannelId,
     /// What is reported; finite, not negative.
     pub level: f64,
+    /// What the server wants to see from who enters.
+    pub token: Option<String>,
 }
 
 /// What the server tells the box.
@@ -244,15 +246,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let channel = self.config.channel.clone();
-        if let Err(end) = say(
-            &mut socket,
-            ClientMessage::Enter {
-                channel,
-                token: None,
-            },
-        )
-        .await
-        {
+        let token = self.config.token.clone();
+        if let Err(end) = say(&mut socket, ClientMessage::Enter { channel, token }).await {
             return end;
         }
         let events = self.events.clone();

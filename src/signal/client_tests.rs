@@ -31,6 +31,7 @@ impl Stage {
                 url: Url::parse("ws://server.test/ws").unwrap(),
                 channel: ChannelId::from("news"),
                 level: 100.0,
+                token: None,
             },
             commands: from_stage,
             events: to_daemon,

@@ -4,7 +4,8 @@
 //! ```text
 //! messages, data   text ↔ types, in both directions (pure)
 //! backoff, rate    when to try again, how fast a peer may speak (pure)
-//! swarm, pairing   who is in which channel, and paired with whom (pure)
+//! swarm            who is in which channel (pure)
+//! pairing, member  who is paired with whom, and how good a parent somebody makes (pure)
 //! client           the box at a signalling server, ours or a foreign one: one task for a channel
 //! server           the embedded signalling server: sockets around `swarm`
 //! ```
@@ -14,6 +15,7 @@
 mod backoff;
 pub mod client;
 mod data;
+mod member;
 pub mod messages;
 mod pairing;
 mod rate;

@@ -1,11 +1,23 @@
-//! TLS towards a `wss://` server, on ring: the provider is named here, never left to a default
-//! that depends on which crates happen to be linked.
+//! TLS towards a `wss://` server and of our own server, on ring: the provider is named here, never
+//! left to a default that depends on which crates happen to be linked.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::Connector;
 use url::Url;
+
+use super::server::SignalError;
+use crate::config::TlsFiles;
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
 
 /// How to connect to `url`. Reads the system's root certificates if it is `wss://`; what is wrong
 /// with them comes back in words for the operator.
@@ -25,13 +37,60 @@ pub(crate) fn connector(url: &Url) -> Result<Connector, String> {
             }
         ));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Connector::Rustls(Arc::new(config)))
+}
+
+/// How our server speaks TLS: with the chain and the key of these files.
+///
+/// # Errors
+/// [`SignalError::Unreadable`] and [`SignalError::Certificate`], with the file that is to be mended.
+pub(crate) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, SignalError> {
+    let chain = CertificateDer::pem_slice_iter(&read(&files.certificate)?)
+        .collect::<Result<Vec<_>, pem::Error>>()
+        .map_err(|error| unusable(&files.certificate, &error.to_string()))?;
+    if chain.is_empty() {
+        let problem = "it holds no certificate in PEM (-----BEGIN CERTIFICATE-----)";
+        return Err(unusable(&files.certificate, problem));
+    }
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => unusable(
+            &files.key,
+            "it holds no private key in PEM (-----BEGIN PRIVATE KEY-----)",
+        ),
+        other => unusable(&files.key, &other.to_string()),
+    })?;
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| unusable(&files.certificate, &error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let of = files.certificate.display();
+                unusable(&files.key, &format!("it is not the key of {of}"))
+            }
+            other => unusable(&files.certificate, &other.to_string()),
+        })?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SignalError> {
+    std::fs::read(path).map_err(|source| SignalError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn unusable(path: &Path, problem: &str) -> SignalError {
+    SignalError::Certificate {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    }
 }
 
 #[cfg(test)]

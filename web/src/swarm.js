@@ -9,13 +9,13 @@ const MAX_PEERS = 8;
 
 export class Swarm {
   /** `onChange` is called when `state` or the number of open channels has changed. */
-  constructor(url, channel, onChange) {
+  constructor(url, channel, token, onChange) {
     this.state = 'offline';
     this.peers = [];
     this.losses = 0;
     this.openWaiters = new Set();
     this.onChange = onChange;
-    this.signal = new Signal(url, channel, {
+    this.signal = new Signal(url, channel, token, {
       onState: (state) => {
         this.state = state;
         this.onChange();

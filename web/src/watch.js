@@ -145,7 +145,7 @@ async function main() {
   showChannels(config.channels, channel.name);
   const url = signalUrl(config, location);
   if (url) {
-    swarm = new Swarm(url, channel.id, () => show(stats()));
+    swarm = new Swarm(url, channel.id, config.signal_token, () => show(stats()));
     swarm.start();
   }
   watchPlayback();
