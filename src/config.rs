@@ -12,6 +12,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use url::Url;
 
 use self::reader::{Document, Section};
@@ -95,6 +98,8 @@ pub enum SignalConfig {
     Server {
         /// `ws://` or `wss://`.
         url: Url,
+        /// Who has to have signed the certificate of a `wss://` server; empty for the system's CAs.
+        ca: Vec<CertificateDer<'static>>,
         /// What it wants to see from who enters.
         token: Option<String>,
     },
@@ -144,7 +149,9 @@ pub struct PeerConfig {
     /// Viewers served at once; the next one is refused with `dc_failed`, so that it looks
     /// elsewhere.
     pub max_peers: usize,
-    /// What is reported to the scheduler; the higher, the sooner it makes us a parent.
+    /// The least that is reported to the scheduler; the higher, the sooner it makes us a parent. What
+    /// is reported is the mean number of segments held of each followed playlist of the channel, if
+    /// that is more.
     pub level: f64,
     /// How long a REQUEST may wait for a segment that is on its way, before LACK.
     pub request_hold: Duration,
@@ -500,9 +507,38 @@ fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig>
     let url = section.required(document, "url", |value| {
         url_of(value, &["ws", "wss"], "the signalling server's address")
     });
+    let ca = section.optional(document, "ca", |value| match &url {
+        Some(url) if url.scheme() != "wss" => Err("is of no use without a wss:// url".into()),
+        _ => certificates(reader::text(value)?),
+    });
     let token = section.optional(document, "token", token);
     section.finish(document);
-    Some(SignalConfig::Server { url: url?, token })
+    Some(SignalConfig::Server {
+        url: url?,
+        ca: ca.unwrap_or_default(),
+        token,
+    })
+}
+
+/// Reads the CAs that a file holds. It is read here, so that `check` finds what is wrong with it, and
+/// a changed file is a changed configuration.
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found: Vec<_> = found.map_err(|error| match error {
+        pem::Error::Io(error) => format!("{path} cannot be read: {error}"),
+        error => format!("{path} is not PEM: {error}"),
+    })?;
+    if found.is_empty() {
+        return Err(format!(
+            "{path} has no certificate in it: it wants PEM (\"-----BEGIN CERTIFICATE-----\")"
+        ));
+    }
+    for certificate in &found {
+        RootCertStore::empty()
+            .add(certificate.clone())
+            .map_err(|error| format!("{path} has a certificate that cannot be used: {error}"))?;
+    }
+    Ok(found)
 }
 
 fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
@@ -753,6 +789,52 @@ url = "wss://tracker.example.com/ws"
         )
         .unwrap();
         assert_eq!(config.signal, SignalConfig::Own);
+    }
+
+    #[test]
+    fn a_ca_of_ones_own_is_read_and_what_is_wrong_with_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::default();
+        let certificate = params.self_signed(&key).unwrap();
+        let ca = format!("{COMPLETE}ca = {path:?}\n");
+        let says = |text: &str, words: &str| {
+            let found = mistakes(text);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with("6|signal.ca|"), "{found:?}");
+            assert!(found[0].contains(words), "{found:?}");
+        };
+        says(&ca, "cannot be read");
+        let write = |text: &str| std::fs::write(&path, text).unwrap();
+        write(&key.serialize_pem());
+        says(&ca, "has no certificate in it");
+        write("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        says(&ca, "cannot be used");
+        write(&certificate.pem());
+        says(&ca.replace("wss:", "ws:"), "without a wss:// url");
+        let config = Config::parse(&format!("{ca}token = \"t\"\n")).unwrap();
+        let SignalConfig::Server { ca, token, .. } = config.signal else {
+            panic!("{:?}", config.signal);
+        };
+        assert_eq!(ca, [certificate.der().clone()]);
+        assert_eq!(token.as_deref(), Some("t"));
+    }
+
+    #[test]
+    fn names_are_matched_exactly_unless_told_otherwise() {
+        let matching = |line: &str| {
+            let text = COMPLETE.replace("[signal]", &format!("{line}\n[signal]"));
+            Config::parse(&text).map(|config| config.channels[0].matching)
+        };
+        assert_eq!(matching("").unwrap(), Matching::Exact);
+        assert_eq!(matching("match = \"path\"").unwrap(), Matching::Path);
+        let refused = matching("match = \"name\"").unwrap_err();
+        assert_eq!(refused[0].key, "channel.match");
+        for (uri, path) in [("a/1.ts?t=1?2", "a/1.ts"), ("1.ts", "1.ts"), ("?x", "")] {
+            assert_eq!(Matching::Path.name(uri), path);
+            assert_eq!(Matching::Exact.name(uri), uri);
+        }
     }
 
     #[test]

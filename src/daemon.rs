@@ -1,6 +1,7 @@
 //! The composition root: builds every part in order, says READY, waits for the stop, and takes
 //! everything down in the reverse order. Nothing else knows all parts.
 
+mod load;
 mod meeting;
 
 use std::collections::HashMap;
@@ -23,9 +24,9 @@ use crate::http::{self, HttpError, SignalAddress};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerError, Peers};
 use crate::sibling::Siblings;
-use crate::signal::client;
 use crate::signal::server::Server as SignalServer;
 use crate::signal::server::SignalError;
+use crate::signal::{Dialer, client};
 use crate::store::{Store, StoreError};
 use crate::{exit, systemd};
 
@@ -187,12 +188,12 @@ impl Daemon {
         let mut servers = JoinSet::new();
         let mut rest = JoinSet::new();
 
-        let (signal_address, token) = match (self.config.signal, self.config.signal_server) {
-            (SignalConfig::Server { url, token }, _) => (SignalAddress::Signal(url), token),
+        let (signal_address, ca, token) = match (self.config.signal, self.config.signal_server) {
+            (SignalConfig::Server { url, ca, token }, _) => (SignalAddress::Signal(url), ca, token),
             // Browsers reach our own server by the host name of the page.
             (SignalConfig::Own, server) => {
                 let port = self.signal_url.port_or_known_default().unwrap_or(0);
-                match server {
+                let (address, token) = match server {
                     Some(server) if server.tls.is_some() => {
                         (SignalAddress::SignalTlsPort(port), server.token)
                     }
@@ -200,9 +201,11 @@ impl Daemon {
                         SignalAddress::SignalPort(port),
                         server.and_then(|server| server.token),
                     ),
-                }
+                };
+                (address, Vec::new(), token)
             }
         };
+        let dialer = Arc::new(Dialer::new(self.signal_url, ca));
         let commands = self.peers.commands();
         let (peer_events, peers) = self.peers.start(serving.clone());
         servers.spawn(named("serving viewers", peers));
@@ -211,6 +214,7 @@ impl Daemon {
             rest.spawn(named("the signalling server", server.run(meeting.clone())));
         }
         let mut channels = Vec::new();
+        let mut loads = Vec::new();
         let mut answers = HashMap::new();
         let spellers = Arc::new(meeting::Spellers::default());
         for channel in &self.config.channels {
@@ -231,16 +235,19 @@ impl Daemon {
                     serving.clone(),
                 ),
             ));
+            let (weighed, load) =
+                load::channel(&self.config.peer, Arc::clone(&numbers), status.clone());
+            loads.push(weighed);
             let (to_server, from_peers) = mpsc::channel(QUEUE);
             let (from_server, to_peers) = mpsc::channel(QUEUE);
             rest.spawn(named(
                 "signalling",
                 client::run(
                     client::ClientConfig {
-                        url: self.signal_url.clone(),
+                        dialer: Arc::clone(&dialer),
                         channel: channel.id.clone(),
-                        level: self.config.peer.level,
                         token: token.clone(),
+                        load,
                     },
                     from_peers,
                     from_server,
@@ -262,6 +269,15 @@ impl Daemon {
                 status,
             });
         }
+        rest.spawn(named(
+            "the load reports",
+            load::report(
+                loads,
+                self.config.peer,
+                Arc::clone(&self.metrics),
+                meeting.clone(),
+            ),
+        ));
         rest.spawn(named("answers to viewers", async move {
             meeting::answers(peer_events, answers, &spellers).await;
         }));

@@ -106,6 +106,9 @@ pub struct ChannelMetrics {
     /// Whether the channel has been accepted by its signalling server,
     /// `edgeseed_signal_connected`.
     pub signal_connected: AtomicBool,
+    /// Messages of the signalling server that could not be understood,
+    /// `edgeseed_signal_ignored_total`.
+    pub signal_ignored: Counter,
 }
 
 impl ChannelMetrics {

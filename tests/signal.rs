@@ -11,15 +11,11 @@ use std::sync::Arc;
 
 use edgeseed::ids::{ChannelId, PeerId};
 use edgeseed::metrics::ChannelMetrics;
-use edgeseed::signal::client::{self, ClientConfig, Command, Event};
-use edgeseed::signal::{DataForm, SignalData};
-use futures_util::{SinkExt, StreamExt};
+use edgeseed::signal::client::{self, ClientConfig, Command, Event, Load};
+use edgeseed::signal::{DataForm, Dialer, SignalData};
 use serde_json::{Value, json};
 use support::{CHANNEL, Page, Running, any_port, connect, soon};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_tungstenite::accept_async;
-use tokio_tungstenite::tungstenite::protocol::Message;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -35,11 +31,16 @@ impl Seeder {
         let (commands, from_test) = mpsc::channel(8);
         let (to_test, events) = mpsc::channel(8);
         let stop = CancellationToken::new();
-        let config = ClientConfig {
-            url: Url::parse(&format!("ws://{addr}/ws")).unwrap(),
-            channel: ChannelId::from(CHANNEL),
+        let url = Url::parse(&format!("ws://{addr}/ws")).unwrap();
+        let load = Load {
             level: 100.0,
+            room: 64,
+        };
+        let config = ClientConfig {
+            dialer: Arc::new(Dialer::new(url, Vec::new())),
+            channel: ChannelId::from(CHANNEL),
             token: None,
+            load: watch::channel(load).1,
         };
         let metrics = Arc::new(ChannelMetrics::default());
         tokio::spawn(client::run(
@@ -188,48 +189,4 @@ async fn a_viewer_that_the_box_refuses_is_not_sent_to_it_again() {
     page.say(json!({"action": "get_parents"})).await;
     assert_eq!(page.hear().await, json!({"action": "parents", "nodes": []}));
     server.stop().await;
-}
-
-#[tokio::test]
-async fn a_foreign_server_with_integer_ids_is_understood() {
-    let listener = TcpListener::bind(any_port()).await.unwrap();
-    let mut the_box = Seeder::start(listener.local_addr().unwrap());
-    let (stream, _) = soon(listener.accept()).await.unwrap();
-    let mut socket = soon(accept_async(stream)).await.unwrap();
-    let enter = soon(socket.next()).await.unwrap().unwrap();
-    assert_eq!(
-        enter.to_text().unwrap(),
-        format!(r#"{{"action":"enter","channel":"{CHANNEL}"}}"#)
-    );
-    for text in [
-        r#"{"peer_id":4711,"extra":{},"action":"accept","live":true}"#,
-        r#"{"from_peer_id":7,"action":"signal","data":{"type":"offer","sdp":"v=0"}}"#,
-    ] {
-        soon(socket.send(Message::text(text))).await.unwrap();
-    }
-    assert_eq!(the_box.accepted().await, PeerId::Number(4711));
-    let to = PeerId::Number(7);
-    let form = DataForm::Object;
-    let sdp = "v=0".to_owned();
-    let data = SignalData::Offer {
-        sdp: sdp.clone(),
-        sibling: None,
-    };
-    let from = to.clone();
-    assert_eq!(the_box.event().await, Event::Signal { from, data, form });
-    let data = SignalData::Answer { sdp, sibling: None };
-    the_box
-        .commands
-        .send(Command::Signal { to, data, form })
-        .await
-        .unwrap();
-    loop {
-        let message = soon(socket.next()).await.unwrap().unwrap();
-        let message: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
-        if message["action"] != "level" {
-            assert_eq!(message["to_peer_id"], 7);
-            assert_eq!(message["data"], json!({"type": "answer", "sdp": "v=0"}));
-            return;
-        }
-    }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use edgeseed::config::{SignalServerConfig, TlsFiles};
 use edgeseed::metrics::{ChannelMetrics, Refused};
-use edgeseed::signal::client::{self, ClientConfig, Event};
+use edgeseed::signal::Dialer;
+use edgeseed::signal::client::{self, ClientConfig, Event, Load};
 use edgeseed::signal::server::{Server, SignalError};
 use futures_util::SinkExt;
 use rustls::pki_types::CertificateDer;
@@ -23,7 +24,7 @@ use serde_json::json;
 use support::{CHANNEL, Page, Running, any_port, connect, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_tungstenite::{Connector, client_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
@@ -257,11 +258,16 @@ async fn with_a_certificate_pages_come_in_by_tls_and_the_box_itself_without() {
     let (_commands, from_test) = mpsc::channel(8);
     let (to_test, mut events) = mpsc::channel(8);
     let stop = CancellationToken::new();
-    let config = ClientConfig {
-        url: Url::parse(&format!("ws://{}/", server.addr)).unwrap(),
-        channel: CHANNEL.into(),
+    let url = Url::parse(&format!("ws://{}/", server.addr)).unwrap();
+    let load = Load {
         level: 100.0,
+        room: 64,
+    };
+    let config = ClientConfig {
+        dialer: Arc::new(Dialer::new(url, Vec::new())),
+        channel: CHANNEL.into(),
         token: Some("secret".to_owned()),
+        load: watch::channel(load).1,
     };
     let numbers = Arc::<ChannelMetrics>::default();
     tokio::spawn(client::run(

@@ -141,6 +141,12 @@ impl Collector for Numbers {
             "1 while the signalling server has accepted the box into the channel.",
             |channel| f64::from(u8::from(channel.signal_connected.load(Ordering::Relaxed))),
         )?;
+        self.counters(
+            out,
+            "edgeseed_signal_ignored",
+            "Messages of the signalling server that could not be understood.",
+            |channel| vec![(none(), channel.signal_ignored.get())],
+        )?;
         gauge(
             out,
             "edgeseed_peers",
@@ -272,6 +278,7 @@ mod tests {
             "edgeseed_peers 0",
             "edgeseed_buffer_bytes 0",
             "edgeseed_signal_connected{channel=\"news\"} 0",
+            "edgeseed_signal_ignored_total{channel=\"news\"} 0",
             "edgeseed_signal_server_sockets 0",
             "edgeseed_signal_server_refused_total{reason=\"unroutable\"} 0",
             "process_resident_memory_bytes ",

@@ -7,6 +7,7 @@
 //! swarm            who is in which channel (pure)
 //! pairing, member  who is paired with whom, and how good a parent somebody makes (pure)
 //! client           the box at a signalling server, ours or a foreign one: one task for a channel
+//! dial             the way there, which the clients share
 //! server           the embedded signalling server: sockets around `swarm`
 //! ```
 //!
@@ -15,6 +16,7 @@
 mod backoff;
 pub mod client;
 mod data;
+mod dial;
 mod member;
 pub mod messages;
 mod pairing;
@@ -26,6 +28,7 @@ mod tls;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 pub use self::data::{DataForm, SiblingProof, SignalData};
+pub use self::dial::Dialer;
 
 /// How every WebSocket of this room is set up, at either end.
 fn websocket_config() -> WebSocketConfig {
