@@ -300,6 +300,7 @@ struct Handshakes {
 }
 
 impl Handshakes {
+    #[allow(clippy::result_large_err)] // the size is that of the library's callback
     async fn accept(self: Arc<Self>, stream: TcpStream) -> WebSocketStream<TcpStream> {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
