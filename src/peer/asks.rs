@@ -5,6 +5,7 @@ use heapless::LinearMap;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::budget::Budget;
+use crate::ids::SegmentUri;
 use crate::session::{AskId, Lost};
 use crate::sibling::{Ask, Part};
 use crate::wire::{Claim, Request};
@@ -15,10 +16,15 @@ const MAX_ASKS: usize = 16;
 /// Open questions. Dropped with the connection, which tells whoever waits that it is gone.
 #[derive(Default)]
 pub(super) struct Asks {
-    open: LinearMap<AskId, UnboundedSender<Part>, MAX_ASKS>,
+    open: LinearMap<AskId, Open, MAX_ASKS>,
     next: u64,
     /// The binary message that came last, until its owner is known.
     pub(super) packet: Option<Bytes>,
+}
+
+struct Open {
+    uri: SegmentUri,
+    answer: UnboundedSender<Part>,
 }
 
 impl Asks {
@@ -26,8 +32,12 @@ impl Asks {
     pub(super) fn add(&mut self, ask: Ask) -> Option<(AskId, Request)> {
         let id = AskId(self.next);
         self.next += 1;
-        if let Err((_, answer)) = self.open.insert(id, ask.answer) {
-            let _ = answer.send(Part::Lack);
+        let open = Open {
+            uri: ask.uri.clone(),
+            answer: ask.answer,
+        };
+        if let Err((_, open)) = self.open.insert(id, open) {
+            let _ = open.answer.send(Part::Lack);
             return None;
         }
         let request = Request {
@@ -39,6 +49,11 @@ impl Asks {
             }),
         };
         Some((id, request))
+    }
+
+    /// What was asked for.
+    pub(super) fn uri(&self, id: AskId) -> Option<&SegmentUri> {
+        self.open.get(&id).map(|open| &open.uri)
     }
 
     pub(super) fn announced(&mut self, id: AskId, size: usize, crc32c: Option<u32>) {
@@ -77,7 +92,7 @@ impl Asks {
         let gone = self
             .open
             .get(&id)
-            .is_some_and(|answer| answer.send(part).is_err());
+            .is_some_and(|open| open.answer.send(part).is_err());
         if gone {
             // Whoever asked wants it no more; the rest goes by.
             self.open.remove(&id);

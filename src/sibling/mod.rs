@@ -19,7 +19,8 @@
 //! Whoever hears of a segment first. A box asks its siblings before the origin; one that is just
 //! fetching the segment lets the other wait, one that knows nothing of it says LACK at once. If two
 //! ask each other at the same moment, the one that ranks lower for this segment waits and the other
-//! one fetches: [`Siblings::is_coming`].
+//! one fetches: [`Siblings::is_coming`]. Whoever waits in vain fetches after a second: these rules
+//! spare the origin, no viewer depends on them.
 //!
 //! This room stands between `fetch`, which asks, and `peer`, which carries: neither knows the other.
 
@@ -115,7 +116,16 @@ struct Inner {
 struct State {
     open: HashMap<ChannelName, Vec<BoxId>>,
     shunned: HashMap<(ChannelName, BoxId), Instant>,
-    efforts: HashMap<(ChannelName, SegmentUri), (Effort, usize)>,
+    efforts: HashMap<(ChannelName, SegmentUri), Efforts>,
+}
+
+/// What this box does to get one segment, for however many renditions that list it.
+#[derive(Debug)]
+struct Efforts {
+    effort: Effort,
+    attempts: usize,
+    /// Siblings that do not have it either.
+    lacked: Vec<BoxId>,
 }
 
 /// Says, as long as it lives, that this box is after a segment.
@@ -209,11 +219,13 @@ impl Siblings {
     pub fn attempt(&self, channel: &ChannelName, uri: &SegmentUri) -> Attempt {
         let key = (channel.clone(), uri.clone());
         let mut state = self.state();
-        state
-            .efforts
-            .entry(key.clone())
-            .or_insert((Effort::Asking, 0))
-            .1 += 1;
+        let first = || Efforts {
+            effort: Effort::Asking,
+            attempts: 0,
+            lacked: Vec::new(),
+        };
+        let efforts = state.efforts.entry(key.clone()).or_insert_with(first);
+        efforts.attempts += 1;
         drop(state);
         Attempt {
             siblings: self.clone(),
@@ -221,21 +233,27 @@ impl Siblings {
         }
     }
 
-    /// Whether a sibling that asks for this segment, which is not here, should wait for it: it is
-    /// being fetched from the origin, or will be, because the sibling ranks lower than this box
-    /// and so gets no LACK to go and fetch it itself. Of boxes that ask each other in a circle
-    /// one ranks highest: nobody waits for ever.
-    pub fn is_coming(&self, channel: &ChannelName, uri: &SegmentUri, asker: &BoxId) -> bool {
-        let effort = self
-            .state()
-            .efforts
-            .get(&(channel.clone(), uri.clone()))
-            .copied();
-        match effort {
-            None => false,
-            Some((Effort::Fetching, _)) => true,
-            Some((Effort::Asking, _)) => rank(asker, uri) < rank(self.own(), uri),
+    /// A sibling said LACK. Taken down where it is heard, so that it counts for what the same sibling
+    /// asks next.
+    pub fn lacked(&self, channel: &ChannelName, uri: &SegmentUri, sibling: &BoxId) {
+        let mut state = self.state();
+        let efforts = state.efforts.get_mut(&(channel.clone(), uri.clone()));
+        if let Some(efforts) = efforts.filter(|efforts| !efforts.lacked.contains(sibling)) {
+            efforts.lacked.push(sibling.clone());
         }
+    }
+
+    /// Whether a sibling that asks for this segment, which is not here, should wait for it: it is
+    /// being fetched from the origin; or it will be, because that sibling has said LACK itself, or
+    /// ranks lower than this box and so gets no LACK to go and fetch it.
+    pub fn is_coming(&self, channel: &ChannelName, uri: &SegmentUri, asker: &BoxId) -> bool {
+        let state = self.state();
+        let Some(efforts) = state.efforts.get(&(channel.clone(), uri.clone())) else {
+            return false;
+        };
+        efforts.effort == Effort::Fetching
+            || efforts.lacked.contains(asker)
+            || rank(asker, uri) < rank(self.own(), uri)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -250,8 +268,8 @@ impl Attempt {
     /// From now on it is fetched from the origin.
     pub fn fetching(&self) {
         let mut state = self.siblings.state();
-        if let Some((effort, _)) = state.efforts.get_mut(&self.key) {
-            *effort = Effort::Fetching;
+        if let Some(efforts) = state.efforts.get_mut(&self.key) {
+            efforts.effort = Effort::Fetching;
         }
     }
 }
@@ -259,10 +277,10 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut state = self.siblings.state();
-        if let Entry::Occupied(mut effort) = state.efforts.entry(self.key.clone()) {
-            effort.get_mut().1 -= 1;
-            if effort.get().1 == 0 {
-                effort.remove();
+        if let Entry::Occupied(mut efforts) = state.efforts.entry(self.key.clone()) {
+            efforts.get_mut().attempts -= 1;
+            if efforts.get().attempts == 0 {
+                efforts.remove();
             }
         }
     }

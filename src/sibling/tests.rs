@@ -82,3 +82,17 @@ fn a_second_attempt_at_one_segment_outlives_the_first() {
     drop(first);
     assert!(here.is_coming(&channel, &uri, there.own()));
 }
+
+#[test]
+fn a_sibling_that_said_lack_and_then_hears_of_the_segment_waits() {
+    let (here, there) = two();
+    let (channel, _) = names();
+    for number in 0..20 {
+        let uri = SegmentUri::from(format!("seg_{number}.ts"));
+        let attempt = here.attempt(&channel, &uri);
+        here.lacked(&channel, &uri, there.own());
+        assert!(here.is_coming(&channel, &uri, there.own()), "{uri}");
+        drop(attempt);
+        assert!(!here.is_coming(&channel, &uri, there.own()), "{uri}");
+    }
+}

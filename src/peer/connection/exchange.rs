@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use rtc::shared::error::Error as RtcError;
 
 use super::{Connection, Context, Life};
-use crate::session::{Answer, CloseReason, Found, Input, Output, RequestId};
+use crate::session::{Answer, AskId, CloseReason, Found, Input, Lost, Output, RequestId};
 use crate::store;
 use crate::wire::{Claim, MAX_TEXT, Request};
 
@@ -41,7 +41,7 @@ impl Connection {
                 }
                 Output::Announced { id, size, crc32c } => self.asks.announced(id, size, crc32c),
                 Output::Arrived { id, last } => self.asks.arrived(id, last, &context.budget),
-                Output::Lost(id, why) => self.asks.lost(id, why),
+                Output::Lost(id, why) => self.lost(id, why, context),
                 Output::Stalled => {
                     log::debug!("{}: a stall is cut short", self.key);
                     self.ahead += SCTP_RTO_MIN;
@@ -69,6 +69,15 @@ impl Connection {
                 }
             }
         }
+    }
+
+    fn lost(&mut self, id: AskId, why: Lost, context: &Context) {
+        if why == Lost::Lack
+            && let (Some(sibling), Some(uri)) = (&self.sibling, self.asks.uri(id))
+        {
+            context.siblings.lacked(&self.key.channel, uri, sibling);
+        }
+        self.asks.lost(id, why);
     }
 
     fn find(
