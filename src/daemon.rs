@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::budget::Budget;
-use crate::config::{Config, SignalConfig};
+use crate::config::{Config, SignalConfig, SignalServerConfig};
 use crate::fetch::{self, ChannelStatus, OriginClient, OriginError};
 use crate::http::{self, HttpError, SignalAddress};
 use crate::metrics::Metrics;
@@ -182,30 +182,20 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError::Bug`] when a part ended by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let serving = CancellationToken::new();
         let meeting = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut rest = JoinSet::new();
 
-        let (signal_address, ca, token) = match (self.config.signal, self.config.signal_server) {
-            (SignalConfig::Server { url, ca, token }, _) => (SignalAddress::Signal(url), ca, token),
-            // Browsers reach our own server by the host name of the page.
-            (SignalConfig::Own, server) => {
-                let port = self.signal_url.port_or_known_default().unwrap_or(0);
-                let (address, token) = match server {
-                    Some(server) if server.tls.is_some() => {
-                        (SignalAddress::SignalTlsPort(port), server.token)
-                    }
-                    server => (
-                        SignalAddress::SignalPort(port),
-                        server.and_then(|server| server.token),
-                    ),
-                };
-                (address, Vec::new(), token)
-            }
+        let port = self.signal_url.port_or_known_default().unwrap_or(0);
+        let ca = match &mut self.config.signal {
+            SignalConfig::Server { ca, .. } => std::mem::take(ca),
+            SignalConfig::Own => Vec::new(),
         };
         let dialer = Arc::new(Dialer::new(self.signal_url, ca));
+        let (signal_address, token) =
+            for_pages(self.config.signal, self.config.signal_server, port);
         let commands = self.peers.commands();
         let (peer_events, peers) = self.peers.start(serving.clone());
         servers.spawn(named("serving viewers", peers));
@@ -331,6 +321,25 @@ impl Daemon {
 async fn named(part: &'static str, task: impl Future<Output = ()>) -> &'static str {
     task.await;
     part
+}
+
+/// Where pages meet the box, and the token that they have to show there. Our own server they reach
+/// by the host name of the page, at this `port`.
+fn for_pages(
+    signal: SignalConfig,
+    own: Option<SignalServerConfig>,
+    port: u16,
+) -> (SignalAddress, Option<String>) {
+    match (signal, own) {
+        (SignalConfig::Server { url, token, .. }, _) => (SignalAddress::Signal(url), token),
+        (SignalConfig::Own, Some(own)) if own.tls.is_some() => {
+            (SignalAddress::SignalTlsPort(port), own.token)
+        }
+        (SignalConfig::Own, own) => (
+            SignalAddress::SignalPort(port),
+            own.and_then(|own| own.token),
+        ),
+    }
 }
 
 /// The box reaches its own server over the loopback interface, as any other peer would; without

@@ -29,6 +29,11 @@ pub(crate) const MAX_SIBLINGS: usize = 4;
 /// open within a second; a browser gives up after 15 s and more, and the page has nobody until then.
 pub(crate) const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
+/// Children that a new parent gets at once: their offers, some 1 kB each with the candidates, are
+/// half of what may wait for it in the server, and a small machine is busy for a while with so many
+/// handshakes. Further children get it when they report, within 30 s.
+pub(crate) const MAX_AT_ONCE: usize = 128;
+
 /// Possible parents looked at for one member, and listed in `parents`: the best come first, and
 /// one of them nearly always fits.
 const MAX_CONSIDERED: usize = 16;
@@ -238,7 +243,11 @@ impl Swarm {
             .map(|(child, member)| (member.parents.len(), *child))
             .collect();
         children.sort_unstable();
+        let mut given = 0;
         for (parents, child) in children {
+            if given == MAX_AT_ONCE {
+                return;
+            }
             let Some(rank) = self.rank(parent) else {
                 return;
             };
@@ -254,6 +263,7 @@ impl Swarm {
                 }
             }
             self.pair(child, parent, now, out);
+            given += 1;
         }
     }
 

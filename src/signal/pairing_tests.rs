@@ -1,6 +1,6 @@
 use super::*;
 use crate::signal::member::{MAX_CHILDREN, RETRY_AFTER};
-use crate::signal::pairing::{MAX_SIBLINGS, OPEN_WITHIN};
+use crate::signal::pairing::{MAX_AT_ONCE, MAX_SIBLINGS, OPEN_WITHIN};
 
 #[test]
 fn a_viewer_is_paired_with_the_box_and_the_box_hears_first() {
@@ -343,6 +343,20 @@ fn a_failure_is_understood_from_either_end_in_every_spelling() {
         assert_eq!(scene.failed(2, PeerId::from(nonsense)), NOTHING);
     }
     assert_eq!(scene.failed(2, PeerId::Number(7)), NOTHING);
+}
+
+#[test]
+fn a_box_is_not_flooded_with_the_viewers_of_a_whole_venue() {
+    let mut scene = Scene::new();
+    let viewers = 10..10 + 2 * MAX_AT_ONCE as u64;
+    for viewer in viewers.clone() {
+        scene.enter(viewer);
+    }
+    scene.enter(1);
+    assert_eq!(scene.level(1, 100.0).len(), 2 * MAX_AT_ONCE);
+    // The others get it when they report.
+    let said = viewers.map(|viewer| scene.level(viewer, 0.0).len());
+    assert_eq!(said.sum::<usize>(), 2 * MAX_AT_ONCE);
 }
 
 #[test]
