@@ -46,8 +46,6 @@ async fn through_a_server_with(habits: Habits) {
     let origin = Origin::start(Live::default()).await;
     let setup = Setup::channel("news", origin.url()).at(&relay.url);
     let daemon = Daemon::start(setup).await;
-    let connected = "edgeseed_signal_connected{channel=\"news\"}";
-    daemon.until_metric(connected, 1.0).await;
     for viewer in 1..=2 {
         let mut viewer_n = Viewer::join(&relay.url, &origin.url()).await;
         assert_eq!(viewer_n.parent, (habits.id)(0), "viewer {viewer}");
@@ -95,6 +93,27 @@ async fn an_offer_that_no_connect_announced_is_answered() {
         tells_parent: false,
     })
     .await;
+}
+
+#[tokio::test]
+async fn disconnect_drops_the_peers_that_it_names_and_no_other() {
+    let habits = Habits {
+        id: |nth| json!(nth),
+        tells_parent: true,
+    };
+    let relay = Relay::start(habits).await;
+    let origin = Origin::start(Live::default()).await;
+    let daemon = Daemon::start(Setup::channel("news", origin.url()).at(&relay.url)).await;
+    let mut named = Viewer::join(&relay.url, &origin.url()).await;
+    let mut other = Viewer::join(&relay.url, &origin.url()).await;
+    // The box entered first, and nobody is the 7000th.
+    relay.tell(
+        0,
+        json!({ "action": "disconnect", "peers": [1, 7000, "x"] }),
+    );
+    assert!(named.is_closed(Duration::from_secs(5)).await);
+    gets_the_newest(&mut other, &origin).await;
+    daemon.until_metric("edgeseed_peers", 1.0).await;
 }
 
 #[tokio::test]

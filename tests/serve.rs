@@ -158,7 +158,8 @@ async fn a_peer_that_talks_nonsense_disturbs_nobody_else() {
     let nonsense = async {
         let long = "x".repeat(60_000);
         let nested = "[".repeat(10_000);
-        for text in ["hello", "{}", "null", "{\"event\":7}", &nested, &long] {
+        let unnamed = r#"{"event":"REQUEST","sn":1}"#;
+        for text in ["hello", "{}", "null", "{\"event\":7}", unnamed, &nested, &long] {
             bad.send_text(text).await;
             bad.send_binary(text.as_bytes()).await;
         }
@@ -170,7 +171,7 @@ async fn a_peer_that_talks_nonsense_disturbs_nobody_else() {
         }
     };
     tokio::join!(nonsense, good_goes_on);
-    assert!(daemon.metric("edgeseed_refused_messages_total").await >= 6.0);
+    assert!(daemon.metric("edgeseed_refused_messages_total").await >= 7.0);
 }
 
 #[tokio::test]

@@ -140,6 +140,28 @@ async fn two_boxes_meet_through_a_server_that_knows_nothing_of_boxes() {
 }
 
 #[tokio::test]
+async fn a_box_that_called_a_sibling_says_that_the_channel_opened_and_that_it_closed() {
+    let origin = Origin::start(Live::default()).await;
+    let relay = Relay::start(Habits {
+        id: |nth| json!(format!("box-{nth}")),
+        tells_parent: true,
+    })
+    .await;
+    let one = Daemon::start(with_secret(&origin).at(&relay.url)).await;
+    let two = Daemon::start(with_secret(&origin).at(&relay.url)).await;
+    have_met(&one, &two).await;
+    let says = async |action: &str| {
+        let heard = eventually(action, MEET_WITHIN, async || {
+            relay.heard(action).first().cloned()
+        });
+        assert_eq!(heard.await["dc_id"], "box-1box-0");
+    };
+    says("dc_opened").await;
+    one.stop().await;
+    says("dc_closed").await;
+}
+
+#[tokio::test]
 async fn a_box_whose_sibling_is_killed_fetches_by_itself() {
     let origin = Origin::start(Live::default()).await;
     let server = Server::start().await;
@@ -239,6 +261,33 @@ async fn a_sibling_whose_bytes_are_not_what_its_digest_says_is_made_up_by_the_or
 #[tokio::test]
 async fn a_sibling_that_dies_half_way_is_made_up_by_the_origin() {
     falls_back_to_the_origin(Behaviour::Dies, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_says_close_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::SaysClose, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_says_error_is_made_up_by_the_origin() {
+    falls_back_to_the_origin(Behaviour::SaysError, "failed").await;
+}
+
+#[tokio::test]
+async fn a_sibling_that_asks_is_told_the_newest_segment() {
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewer = Viewer::join(&daemon.signal, &origin.url()).await;
+    let newest = origin.newest();
+    gets(&mut viewer, &origin, newest).await;
+    let form = Form::Sibling(SECRET);
+    let sibling = Viewer::try_join(&daemon.signal, &origin.url(), form).await;
+    let mut sibling = sibling.expect("a channel to the box");
+    sibling
+        .send_text(r#"{"event":"KEEPALIVE","current":1}"#)
+        .await;
+    let ack = sibling.next_event("KEEPALIVE-ACK", MEET_WITHIN).await;
+    let current = ack.expect("an ack")["current"].as_u64().unwrap();
+    assert!((newest..=origin.newest()).contains(&current), "{current}");
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) struct Relay {
     /// Its URL.
     pub(crate) url: String,
+    peers: Peers,
+    heard: Heard,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -28,6 +30,9 @@ pub(crate) struct Habits {
     pub(crate) tells_parent: bool,
 }
 
+/// Every message so far.
+type Heard = Arc<Mutex<Vec<Value>>>;
+
 /// Everybody, in the order in which they entered.
 type Peers = Arc<Mutex<Vec<(Value, mpsc::UnboundedSender<Value>)>>>;
 
@@ -36,20 +41,37 @@ impl Relay {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("ws://{}/", listener.local_addr().unwrap());
         let peers = Peers::default();
+        let heard = Heard::default();
+        let (everybody, everything) = (Arc::clone(&peers), Arc::clone(&heard));
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(serve(stream, habits, Arc::clone(&peers)));
+                let shared = (Arc::clone(&everybody), Arc::clone(&everything));
+                tokio::spawn(serve(stream, habits, shared));
             }
         });
         Self {
             url,
+            peers,
+            heard,
             _task: AbortOnDropHandle::new(task),
         }
     }
+
+    /// The messages with this action so far.
+    pub(crate) fn heard(&self, action: &str) -> Vec<Value> {
+        let heard = self.heard.lock().unwrap();
+        let with_action = heard.iter().filter(|message| message["action"] == action);
+        with_action.cloned().collect()
+    }
+
+    /// Says something to who was the nth to enter.
+    pub(crate) fn tell(&self, nth: usize, message: Value) {
+        self.peers.lock().unwrap()[nth].1.send(message).unwrap();
+    }
 }
 
-async fn serve(stream: TcpStream, habits: Habits, peers: Peers) {
+async fn serve(stream: TcpStream, habits: Habits, (peers, heard): (Peers, Heard)) {
     let (mut to_peer, mut from_peer) = accept_async(stream).await.unwrap().split();
     let (outbox, mut out) = mpsc::unbounded_channel::<Value>();
     let writing = tokio::spawn(async move {
@@ -70,6 +92,7 @@ async fn serve(stream: TcpStream, habits: Habits, peers: Peers) {
             continue;
         };
         let message: Value = serde_json::from_str(&text).unwrap();
+        heard.lock().unwrap().push(message.clone());
         let mut peers = peers.lock().unwrap();
         if message["action"] == "enter" {
             own = (habits.id)(peers.len());

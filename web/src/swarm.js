@@ -43,6 +43,11 @@ export class Swarm {
     return this.peers.filter((peer) => peer.channel.open).length;
   }
 
+  /** This page's ids at the other ends of its open channels. */
+  get ids() {
+    return this.peers.filter((peer) => peer.channel.open).map((peer) => peer.ownId);
+  }
+
   /** Whether a channel may still open soon. */
   get hopeful() {
     return this.state === 'connecting' || this.state === 'entered';
@@ -88,9 +93,11 @@ export class Swarm {
   #opened(peer) {
     this.losses = 0;
     this.signal.report('dc_opened', peer.ownId, peer.remoteId);
-    // After a reconnect the same box may be here twice; the newer one is the one it knows about.
+    // After a reconnect the same box may be here twice, by another id if it has reconnected as well:
+    // what was met by an earlier entry makes room.
     for (const other of [...this.peers]) {
-      if (other !== peer && other.remoteId === peer.remoteId) other.close();
+      const outdated = other.ownId !== peer.ownId || other.remoteId === peer.remoteId;
+      if (other !== peer && outdated) other.close();
     }
     for (const done of [...this.openWaiters]) done();
     this.onChange();

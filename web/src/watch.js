@@ -42,6 +42,7 @@ function stats() {
     buffer: ahead(),
     latency: hls?.latency ?? NaN,
     connected: swarm?.connected ?? 0,
+    ids: swarm?.ids ?? [],
     signal: swarm?.state ?? 'none',
     lastError,
   };
