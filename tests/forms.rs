@@ -45,7 +45,7 @@ async fn through_a_server_with(habits: Habits) {
     let relay = Relay::start(habits).await;
     let origin = Origin::start(Live::default()).await;
     let setup = Setup::channel("news", origin.url()).at(&relay.url);
-    let daemon = Daemon::start(setup).await;
+    let _daemon = Daemon::start(setup).await;
     for viewer in 1..=2 {
         let mut viewer_n = Viewer::join(&relay.url, &origin.url()).await;
         assert_eq!(viewer_n.parent, (habits.id)(0), "viewer {viewer}");
