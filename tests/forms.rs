@@ -72,7 +72,7 @@ async fn candidates_in_the_form_of_2018_are_understood() {
 async fn ids_may_be_integers() {
     through_a_server_with(Habits {
         id: |nth| json!(4_294_967_296_u64 + nth as u64),
-        tells_parent: true,
+        ..Habits::default()
     })
     .await;
 }
@@ -81,7 +81,7 @@ async fn ids_may_be_integers() {
 async fn ids_may_be_longer_than_three_hundred_characters() {
     through_a_server_with(Habits {
         id: |nth| Value::from(format!("{}{nth}", "peer-".repeat(70))),
-        tells_parent: true,
+        ..Habits::default()
     })
     .await;
 }
@@ -91,17 +91,14 @@ async fn an_offer_that_no_connect_announced_is_answered() {
     through_a_server_with(Habits {
         id: |nth| Value::from(format!("0123456789abcdef-{nth}")),
         tells_parent: false,
+        ..Habits::default()
     })
     .await;
 }
 
 #[tokio::test]
 async fn disconnect_drops_the_peers_that_it_names_and_no_other() {
-    let habits = Habits {
-        id: |nth| json!(nth),
-        tells_parent: true,
-    };
-    let relay = Relay::start(habits).await;
+    let relay = Relay::start(Habits::default()).await;
     let origin = Origin::start(Live::default()).await;
     let daemon = Daemon::start(Setup::channel("news", origin.url()).at(&relay.url)).await;
     let mut named = Viewer::join(&relay.url, &origin.url()).await;

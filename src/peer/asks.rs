@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use heapless::LinearMap;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use crate::budget::Budget;
 use crate::ids::SegmentUri;
@@ -24,7 +24,7 @@ pub(super) struct Asks {
 
 struct Open {
     uri: SegmentUri,
-    answer: UnboundedSender<Part>,
+    answer: Sender<Part>,
 }
 
 impl Asks {
@@ -37,7 +37,7 @@ impl Asks {
             answer: ask.answer,
         };
         if let Err((_, open)) = self.open.insert(id, open) {
-            let _ = open.answer.send(Part::Lack);
+            let _ = open.answer.try_send(Part::Lack);
             return None;
         }
         let request = Request {
@@ -82,8 +82,8 @@ impl Asks {
         let part = match why {
             // One that is busy may not be so the next time.
             Lost::Lack | Lost::Busy => Part::Lack,
-            Lost::Late => Part::Failed("it took too long"),
-            Lost::Lied => Part::Failed("it sent something else than it announced"),
+            Lost::Late => Part::Unreliable("it took too long"),
+            Lost::Lied => Part::Unreliable("it sent something else than it announced"),
         };
         self.end(id, part);
     }
@@ -92,9 +92,9 @@ impl Asks {
         let gone = self
             .open
             .get(&id)
-            .is_some_and(|open| open.answer.send(part).is_err());
+            .is_some_and(|open| open.answer.try_send(part).is_err());
         if gone {
-            // Whoever asked wants it no more; the rest goes by.
+            // Whoever asked wants it no more, or does not keep up; the rest goes by.
             self.open.remove(&id);
         }
     }

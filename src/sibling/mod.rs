@@ -10,9 +10,10 @@
 //! Without a secret there are no siblings.
 //!
 //! A sibling is believed, but not blindly. What it sends has to have the announced size and, where
-//! it gives one, the announced CRC-32C; and it answers only if it follows the same playlist and has
-//! looked at it since the asker knows it ([`Claim`](crate::wire::Claim)), so that a name that an
-//! encoder uses again cannot bring the older segment.
+//! it gives one, the announced CRC-32C; and it answers only if it follows a playlist of the same
+//! address and has looked at it since the asker knows it ([`Claim`](crate::wire::Claim)), so that a
+//! name that an encoder uses again does not bring the older segment. That rests on boxes with the
+//! same `url`, and on an origin that gives all of them the playlist of the moment.
 //!
 //! # Who fetches
 //!
@@ -47,6 +48,14 @@ const MAX_ASKED: usize = 3;
 /// costs little, and one that has just started is found again soon.
 const SHUNNED_FOR: Duration = Duration::from_secs(10);
 
+/// How long siblings may take to deliver a segment whole, all of them together, before it is fetched
+/// from the origin: a viewer's REQUEST is held for 1.6 s, so that the origin still has the rest of
+/// it. Measured on a LAN a segment takes some 50 ms once a sibling has it.
+pub const DELIVER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Parts of one answer that may wait for the disk: some 7 MB, more than a segment of high quality.
+pub const MAX_PARTS: usize = 128;
+
 /// Asks under way to the peers: as many downloads as a box of many channels runs at once.
 const QUEUE: usize = 256;
 
@@ -61,13 +70,13 @@ pub struct Ask {
     pub uri: SegmentUri,
     /// Its number there.
     pub sequence: MediaSequence,
-    /// Address of the media playlist, without its query.
+    /// Address of the media playlist, as [`Claim`](crate::wire::Claim) has it.
     pub playlist: String,
     /// Since when this playlist is followed without the encoder starting anew.
     pub epoch_age: Duration,
-    /// Where the answer goes, part by part. It is not bounded by a number of parts, but each packet
-    /// brings its share of the memory budget. Closed before [`Part::End`]: the sibling is gone.
-    pub answer: mpsc::UnboundedSender<Part>,
+    /// Where the answer goes, part by part, each packet with its share of the memory budget. Closed
+    /// before [`Part::End`]: the sibling is gone, or the disk too slow.
+    pub answer: mpsc::Sender<Part>,
 }
 
 /// A part of a sibling's answer.
@@ -86,8 +95,10 @@ pub enum Part {
     End,
     /// It does not have it.
     Lack,
-    /// It should have come and will not, for this reason.
+    /// It cannot come, for this reason, which says nothing of the sibling.
     Failed(&'static str),
+    /// It should have come: the sibling is not to be asked for a while, for this reason.
+    Unreliable(&'static str),
 }
 
 /// How far this box is with a segment.
@@ -116,7 +127,9 @@ struct Inner {
 struct State {
     open: HashMap<ChannelName, Vec<BoxId>>,
     shunned: HashMap<(ChannelName, BoxId), Instant>,
-    efforts: HashMap<(ChannelName, SegmentUri), Efforts>,
+    /// By the segment's name without its query: where each load of a playlist has other tokens, two
+    /// boxes mean the same segment all the same.
+    efforts: HashMap<(ChannelName, String), Efforts>,
 }
 
 /// What this box does to get one segment, for however many renditions that list it.
@@ -132,7 +145,7 @@ struct Efforts {
 #[derive(Debug)]
 pub struct Attempt {
     siblings: Siblings,
-    key: (ChannelName, SegmentUri),
+    key: (ChannelName, String),
 }
 
 impl Siblings {
@@ -180,6 +193,13 @@ impl Siblings {
         }
     }
 
+    /// Whether there is a channel to this sibling.
+    pub fn is_open(&self, channel: &ChannelName, sibling: &BoxId) -> bool {
+        let state = self.state();
+        let open = state.open.get(channel);
+        open.is_some_and(|open| open.contains(sibling))
+    }
+
     /// Which siblings to ask for a segment at `now`, the best first.
     pub fn to_ask(&self, channel: &ChannelName, uri: &SegmentUri, now: Instant) -> Vec<BoxId> {
         let mut state = self.state();
@@ -217,7 +237,7 @@ impl Siblings {
 
     /// Says that this box is after a segment, and so far asks its siblings.
     pub fn attempt(&self, channel: &ChannelName, uri: &SegmentUri) -> Attempt {
-        let key = (channel.clone(), uri.clone());
+        let key = (channel.clone(), path(uri).to_owned());
         let mut state = self.state();
         let first = || Efforts {
             effort: Effort::Asking,
@@ -237,7 +257,8 @@ impl Siblings {
     /// asks next.
     pub fn lacked(&self, channel: &ChannelName, uri: &SegmentUri, sibling: &BoxId) {
         let mut state = self.state();
-        let efforts = state.efforts.get_mut(&(channel.clone(), uri.clone()));
+        let key = (channel.clone(), path(uri).to_owned());
+        let efforts = state.efforts.get_mut(&key);
         if let Some(efforts) = efforts.filter(|efforts| !efforts.lacked.contains(sibling)) {
             efforts.lacked.push(sibling.clone());
         }
@@ -248,7 +269,8 @@ impl Siblings {
     /// ranks lower than this box and so gets no LACK to go and fetch it.
     pub fn is_coming(&self, channel: &ChannelName, uri: &SegmentUri, asker: &BoxId) -> bool {
         let state = self.state();
-        let Some(efforts) = state.efforts.get(&(channel.clone(), uri.clone())) else {
+        let key = (channel.clone(), path(uri).to_owned());
+        let Some(efforts) = state.efforts.get(&key) else {
             return false;
         };
         efforts.effort == Effort::Fetching
@@ -291,6 +313,11 @@ impl Drop for Attempt {
 /// of the compiler may hash otherwise: boxes of different builds then at worst both fetch.
 fn rank(sibling: &BoxId, uri: &SegmentUri) -> (u64, BoxId) {
     let mut hasher = DefaultHasher::new();
-    (sibling.as_str(), uri.as_str()).hash(&mut hasher);
+    (sibling.as_str(), path(uri)).hash(&mut hasher);
     (hasher.finish(), sibling.clone())
+}
+
+fn path(uri: &SegmentUri) -> &str {
+    let uri = uri.as_str();
+    uri.split_once('?').map_or(uri, |(path, _)| path)
 }

@@ -73,6 +73,16 @@ fn of_two_that_ask_each_other_exactly_one_fetches() {
 }
 
 #[test]
+fn a_token_that_differs_for_each_box_makes_no_other_segment() {
+    let (here, there) = two();
+    let (channel, _) = names();
+    let attempt = here.attempt(&channel, &"seg_1.ts?token=here".into());
+    attempt.fetching();
+    let theirs = "seg_1.ts?token=there".into();
+    assert!(here.is_coming(&channel, &theirs, there.own()));
+}
+
+#[test]
 fn a_second_attempt_at_one_segment_outlives_the_first() {
     let (here, there) = two();
     let (channel, uri) = names();

@@ -28,6 +28,21 @@ pub(crate) struct Habits {
     pub(crate) id: fn(usize) -> Value,
     /// Whether the parent is told of its child, or has to take its offer unannounced.
     pub(crate) tells_parent: bool,
+    /// Whether it has the parent call, too.
+    pub(crate) has_both_call: bool,
+    /// What it does to the data that it relays.
+    pub(crate) alters: fn(&mut Value),
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            id: |nth| json!(nth),
+            tells_parent: true,
+            has_both_call: false,
+            alters: |_| {},
+        }
+    }
 }
 
 /// Every message so far.
@@ -101,7 +116,7 @@ async fn serve(stream: TcpStream, habits: Habits, (peers, heard): (Peers, Heard)
             let connect = |to: &Value, initiator| json!({ "action": "connect", "to_peer_id": to, "initiator": initiator });
             if let Some((parent, to_parent)) = peers.first() {
                 if habits.tells_parent {
-                    let _ = to_parent.send(connect(&own, false));
+                    let _ = to_parent.send(connect(&own, habits.has_both_call));
                 }
                 outbox.send(connect(parent, true)).unwrap();
             }
@@ -109,8 +124,9 @@ async fn serve(stream: TcpStream, habits: Habits, (peers, heard): (Peers, Heard)
         } else if message["action"] == "signal" {
             let to = peers.iter().find(|(id, _)| *id == message["to_peer_id"]);
             if let Some((_, to)) = to {
-                let relayed =
-                    json!({ "action": "signal", "from_peer_id": own, "data": message["data"] });
+                let mut data = message["data"].clone();
+                (habits.alters)(&mut data);
+                let relayed = json!({ "action": "signal", "from_peer_id": own, "data": data });
                 let _ = to.send(relayed);
             }
         }

@@ -59,8 +59,8 @@ impl Connection {
                 }
                 Output::Close(reason) => {
                     *life = Life::Over(match reason {
-                        CloseReason::ByPeer => "the viewer said CLOSE",
-                        CloseReason::PeerError => "the viewer said ERROR",
+                        CloseReason::ByPeer => "it said CLOSE",
+                        CloseReason::PeerError => "it said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
                         CloseReason::Lied => "it sent something else than it announced",
@@ -96,19 +96,14 @@ impl Connection {
                     epoch_age,
                 }),
             ) => {
-                // Further back than this machine has been up is as good as never.
+                // Before this machine was up: any look is as good.
                 let since = asked.checked_sub(*epoch_age);
                 let (store, sequence) = (&context.store, request.sequence);
-                match since.map(|since| {
-                    store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since)
-                }) {
-                    None | Some(store::Found::Absent)
-                        if context.siblings.is_coming(channel, uri, sibling) =>
-                    {
+                match store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since) {
+                    store::Found::Absent if context.siblings.is_coming(channel, uri, sibling) => {
                         store::Found::Coming
                     }
-                    None => store::Found::Absent,
-                    Some(found) => found,
+                    found => found,
                 }
             }
             _ => context.store.find(channel, uri.as_str(), request.sequence),
