@@ -159,7 +159,15 @@ async fn a_peer_that_talks_nonsense_disturbs_nobody_else() {
         let long = "x".repeat(60_000);
         let nested = "[".repeat(10_000);
         let unnamed = r#"{"event":"REQUEST","sn":1}"#;
-        for text in ["hello", "{}", "null", "{\"event\":7}", unnamed, &nested, &long] {
+        for text in [
+            "hello",
+            "{}",
+            "null",
+            "{\"event\":7}",
+            unnamed,
+            &nested,
+            &long,
+        ] {
             bad.send_text(text).await;
             bad.send_binary(text.as_bytes()).await;
         }
