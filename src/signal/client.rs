@@ -15,7 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{self, Backoff};
+use super::backoff::Backoff;
 use super::messages::{ClientMessage, ServerMessage, dc_id};
 use super::{DataForm, Dialer, SignalData};
 use crate::ids::{ChannelId, PeerId};
@@ -190,10 +190,7 @@ impl Client {
             let End::Lost(reason) = end else { return };
             if let Some((_, since)) = &accepted {
                 trouble = None;
-                // A server that accepts and drops at once is not to be hammered either.
-                if since.elapsed() >= backoff::CAP {
-                    backoff.reset();
-                }
+                backoff.went_well_for(since.elapsed());
             }
             let text = format!("{}: {reason}", self.whereabouts());
             if trouble.as_ref() == Some(&reason) {
