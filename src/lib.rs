@@ -33,6 +33,8 @@
 //! - `hls`, `session`, `wire` and the deciding halves of `store` and `signal` are pure: no tokio, no
 //!   sockets, no clock; time is an argument. They are tested in virtual time.
 //! - Imports go downwards only; `tests/layout.rs` has the table and holds it.
+//! - Every message of the protocol has a row for each role in `docs/conformance.md`, and a test over
+//!   a real data channel or WebSocket; `tests/conformance.rs` holds it.
 //! - Every byte of media in flight is taken from one [`budget`]; every queue has a bound.
 //! - One [`PeerId`](ids::PeerId), [`ChannelId`](ids::ChannelId),
 //!   [`MediaSequence`](ids::MediaSequence): what could be swapped by mistake is a type ([`ids`]).

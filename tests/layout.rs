@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ids", "config", "budget", "metrics", "wire", "session", "store", "sibling",
         ],
     ),
-    ("signal", &["ids", "metrics"]),
+    ("signal", &["ids", "config", "metrics"]),
     (
         "http",
         &[
@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "signal/data.rs",
     "signal/swarm.rs",
     "signal/pairing.rs",
+    "signal/member.rs",
     "signal/backoff.rs",
     "signal/rate.rs",
 ];

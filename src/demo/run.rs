@@ -110,9 +110,7 @@ fn config(listen: SocketAddr, playlist: &url::Url, dir: PathBuf) -> Config {
             matching: Matching::Exact,
         }],
         signal: SignalConfig::Own,
-        signal_server: Some(SignalServerConfig {
-            listen: SocketAddr::new(listen.ip(), 0),
-        }),
+        signal_server: Some(SignalServerConfig::new(SocketAddr::new(listen.ip(), 0))),
         peer: PeerConfig {
             udp_port: 0,
             ..PeerConfig::default()

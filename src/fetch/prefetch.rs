@@ -361,6 +361,8 @@ impl<'a> Follower<'a> {
     /// Puts what a load brought into effect.
     fn update(&mut self, started: Instant, media: &MediaPlaylist) -> Instant {
         let update = self.tracker.on_playlist(started.into_std(), media);
+        // A cache's old copy is no look at what the playlist is now.
+        let is_current = update.changed || media.newest() == self.newest;
         let (name, store) = (&self.channel.name, &self.means.store);
         if update.epoch_changed && !std::mem::replace(&mut self.restarts_told, true) {
             log::warn!(
@@ -387,7 +389,9 @@ impl<'a> Follower<'a> {
         if update.changed {
             self.downloads.add(update.wanted, self.epoch);
         }
-        store.looked(name, self.rendition, started.into_std());
+        if is_current {
+            store.looked(name, self.rendition, started.into_std());
+        }
         if update.epoch_changed || media.newest() > self.newest {
             self.newest = media.newest();
             let newest = media.segments.last().filter(|s| s.source.is_ok());

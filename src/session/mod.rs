@@ -25,7 +25,7 @@ use heapless::Deque;
 
 pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
 use self::progress::{Progress, Silence};
-pub use self::receiver::{AskId, Lost, SIBLING_HOLD, SIBLING_WITHIN};
+pub use self::receiver::{AskId, Lost};
 use self::receiver::{MAX_ASKED, Receiver, Verdict};
 use crate::ids::MediaSequence;
 use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
@@ -136,10 +136,11 @@ impl Session {
         }
     }
 
-    /// A session with a sibling, of which segments may be asked ([`Input::Ask`]).
-    pub fn with_sibling(config: SessionConfig) -> Self {
+    /// A session with a sibling, of which segments may be asked ([`Input::Ask`]); it has `within` to
+    /// deliver one whole.
+    pub fn with_sibling(config: SessionConfig, within: Duration) -> Self {
         Self {
-            receiver: Some(Receiver::default()),
+            receiver: Some(Receiver::new(within)),
             ..Self::new(config)
         }
     }
@@ -147,6 +148,9 @@ impl Session {
     /// Takes what happened at `now`. `current` is the newest media sequence number of the store.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, current: Option<MediaSequence>) {
         if self.closed || self.last_words.is_some() {
+            if let Input::Ask(id, _) = input {
+                self.push(Output::Lost(id, Lost::Busy));
+            }
             return;
         }
         match input {
@@ -476,6 +480,7 @@ impl Session {
         self.push(Output::Refused(reason));
         self.bad_messages = self.bad_messages.saturating_add(1);
         if self.bad_messages >= MAX_BAD_MESSAGES {
+            self.give_up_asked(Lost::Busy);
             self.push(Output::Send(Message::Error));
             self.last_words = Some(CloseReason::BadMessages);
         }
@@ -486,11 +491,15 @@ impl Session {
         match verdict {
             Verdict::Fine => output.into_iter().for_each(|output| self.push(output)),
             Verdict::Lie => {
-                while let Some(lost) = self.receiver.as_mut().and_then(|r| r.give_up(Lost::Lied)) {
-                    self.push(lost);
-                }
+                self.give_up_asked(Lost::Lied);
                 self.close(CloseReason::Lied);
             }
+        }
+    }
+
+    fn give_up_asked(&mut self, why: Lost) {
+        while let Some(lost) = self.receiver.as_mut().and_then(|r| r.give_up(why)) {
+            self.push(lost);
         }
     }
 

@@ -70,6 +70,8 @@ struct Followed {
     address: String,
     /// When the newest load of it began, in this run.
     looked: Option<Instant>,
+    /// A sibling waits for the next look.
+    awaited: bool,
 }
 
 /// A segment that a playlist lists and that is about to be fetched.
@@ -183,6 +185,7 @@ impl Store {
             let playlist = Followed {
                 address: address.clone(),
                 looked: None,
+                awaited: false,
             };
             ((channel.clone(), RenditionIndex(index)), playlist)
         }));
@@ -199,10 +202,15 @@ impl Store {
     /// A playlist has been loaded, and what it says is in effect; the load began at `started`.
     pub fn looked(&self, channel: &ChannelName, rendition: RenditionIndex, started: Instant) {
         let key = (channel.clone(), rendition);
-        if let Some(followed) = self.inner.playlists().get_mut(&key) {
-            followed.looked = Some(started);
+        let mut playlists = self.inner.playlists();
+        let Some(followed) = playlists.get_mut(&key) else {
+            return;
+        };
+        followed.looked = Some(started);
+        if std::mem::take(&mut followed.awaited) {
+            drop(playlists);
+            self.inner.changes.send_modify(|number| *number += 1);
         }
-        self.inner.changes.send_modify(|number| *number += 1);
     }
 
     /// What is stored of one rendition.
@@ -306,7 +314,7 @@ impl Store {
     }
 
     /// Looks up what another box names. It gets only what belongs to the playlist that it follows,
-    /// and only if this box has looked at that playlist at `since` or later; before that the answer
+    /// and only if this box has looked at that playlist at `since` or later, or at all; before that the answer
     /// is [`Found::Coming`], and the next look is brought forward. What is on its way is
     /// [`Found::Absent`] here: whether to wait for it is not the store's to say.
     pub fn find_for_sibling(
@@ -315,10 +323,14 @@ impl Store {
         uri: &str,
         sequence: Option<MediaSequence>,
         playlist: &str,
-        since: Instant,
+        since: Option<Instant>,
     ) -> Found {
-        let now = Instant::now();
-        let found = self.inner.index().find(channel, uri, sequence, now);
+        // Held over the lookup: what a newer look expires cannot be found under it.
+        let mut playlists = self.inner.playlists();
+        let found = self
+            .inner
+            .index()
+            .find(channel, uri, sequence, Instant::now());
         let segment = match found {
             Lookup::Ready(segment) => segment,
             Lookup::Ahead => {
@@ -327,15 +339,14 @@ impl Store {
             }
             Lookup::Coming | Lookup::Absent => return Found::Absent,
         };
-        let followed = self.inner.playlists();
-        match followed.get(&(channel.clone(), segment.rendition())) {
-            Some(Followed { address, .. }) if address != playlist => Found::Absent,
-            Some(Followed {
-                looked: Some(looked),
-                ..
-            }) if *looked >= since => Found::Ready(segment),
-            Some(_) => {
-                drop(followed);
+        let key = (channel.clone(), segment.rendition());
+        match playlists.get_mut(&key) {
+            Some(followed) if followed.address != playlist => Found::Absent,
+            Some(followed) if followed.looked.is_some_and(|looked| Some(looked) >= since) => {
+                Found::Ready(segment)
+            }
+            Some(followed) => {
+                followed.awaited = true;
                 self.look_ahead(channel);
                 Found::Coming
             }

@@ -1,0 +1,170 @@
+//! What all sockets share: the channels, and what waits to be sent to whom.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::ids::PeerId;
+use crate::metrics::{Refused, SignalServerMetrics};
+use crate::signal::messages::{ClientMessage, MAX_MESSAGE, ServerMessage};
+use crate::signal::swarm::{Outbound, SocketId, Swarms};
+
+/// Bytes that may wait for one socket: a box of 64 viewers whose offers all come at once, four
+/// times over.
+const MAX_OUTBOX: usize = 256 * 1024;
+
+/// The state machine and the way back to the sockets.
+pub(super) struct Hub {
+    state: Mutex<State>,
+    token: Option<String>,
+    pub(super) metrics: Arc<SignalServerMetrics>,
+}
+
+#[derive(Default)]
+struct State {
+    swarms: Swarms,
+    outboxes: HashMap<SocketId, Outbox>,
+    sockets: u64,
+}
+
+/// What waits for one socket. Empty it owns no memory.
+#[derive(Default)]
+struct Outbox {
+    waiting: VecDeque<String>,
+    bytes: usize,
+    filled: Arc<Notify>,
+}
+
+/// A socket's place in the hub; dropping it means that the socket has gone.
+pub(super) struct Seat {
+    hub: Arc<Hub>,
+    id: SocketId,
+    filled: Arc<Notify>,
+}
+
+impl Hub {
+    pub(super) fn new(token: Option<String>, metrics: Arc<SignalServerMetrics>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            token,
+            metrics,
+        })
+    }
+
+    pub(super) fn join(self: &Arc<Self>) -> Seat {
+        let outbox = Outbox::default();
+        let filled = Arc::clone(&outbox.filled);
+        let mut state = self.state();
+        let id = SocketId(state.sockets);
+        state.sockets += 1;
+        state.outboxes.insert(id, outbox);
+        self.metrics.sockets.add(1);
+        let hub = Arc::clone(self);
+        Seat { hub, id, filled }
+    }
+
+    /// Does what is due by now.
+    pub(super) fn tick(&self, now: Instant) {
+        let mut state = self.state();
+        let out = state.swarms.tick(now.into_std());
+        state.post(out, now);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this is our token, in a time that tells nothing about it but its length.
+    fn admits(&self, token: Option<&str>) -> bool {
+        match (&self.token, token) {
+            (None, _) => true,
+            (Some(ours), Some(theirs)) => ours.as_bytes().ct_eq(theirs.as_bytes()).into(),
+            (Some(_), None) => false,
+        }
+    }
+}
+
+impl State {
+    /// Puts messages into outboxes, in their order. A socket whose outbox is full is gone.
+    fn post(&mut self, out: Outbound, now: Instant) {
+        let mut out = VecDeque::from(out);
+        while let Some((socket, message)) = out.pop_front() {
+            let Some(outbox) = self.outboxes.get_mut(&socket) else {
+                continue;
+            };
+            let text = message.to_json();
+            if text.len() > MAX_MESSAGE {
+                // A relayed signal is two bytes longer than it came (`from` for `to`). The box
+                // would hang up on it, and any page could cut it off from its viewers.
+                log::debug!("signalling server: dropped a signal that is too long to relay");
+                continue;
+            }
+            if outbox.bytes + text.len() <= MAX_OUTBOX {
+                outbox.bytes += text.len();
+                outbox.waiting.push_back(text);
+                outbox.filled.notify_one();
+            } else if let Some(outbox) = self.outboxes.remove(&socket) {
+                outbox.filled.notify_one();
+                out.extend(self.swarms.gone(socket, now.into_std()));
+            }
+        }
+    }
+}
+
+impl Seat {
+    /// Takes in what the peer said; `Err`: it was refused.
+    pub(super) fn receive(&self, message: ClientMessage, now: Instant) -> Result<(), Refused> {
+        if let ClientMessage::Enter { token, .. } = &message
+            && !self.hub.admits(token.as_deref())
+        {
+            return Err(Refused::Token);
+        }
+        // 128 random bits in 32 characters: nobody guesses the id of another peer.
+        let fresh = PeerId::from(format!("{:032x}", rand::random::<u128>()));
+        let mut state = self.hub.state();
+        let out = state
+            .swarms
+            .receive(self.id, message, fresh, now.into_std())?;
+        state.post(out, now);
+        Ok(())
+    }
+
+    pub(super) fn send(&self, message: ServerMessage, now: Instant) {
+        self.hub.state().post(vec![(self.id, message)], now);
+    }
+
+    /// Returns when there is something to collect.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// What is to be sent now; `None`: it was too much.
+    pub(super) fn collect(&self) -> Option<VecDeque<String>> {
+        let mut state = self.hub.state();
+        let outbox = state.outboxes.get_mut(&self.id)?;
+        outbox.bytes = 0;
+        Some(std::mem::take(&mut outbox.waiting))
+    }
+
+    pub(super) fn has_entered(&self) -> bool {
+        self.hub.state().swarms.has_entered(self.id)
+    }
+
+    pub(super) fn refused(&self, what: Refused) {
+        self.hub.metrics.refused(what).add(1);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.hub.metrics.sockets.add(-1);
+        let mut state = self.hub.state();
+        state.outboxes.remove(&self.id);
+        let now = Instant::now();
+        let out = state.swarms.gone(self.id, now.into_std());
+        state.post(out, now);
+    }
+}
