@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::cli::Command;
 use crate::config::{Config, ConfigError};
@@ -38,6 +39,8 @@ pub enum Failure {
     NoSignalServer(PathBuf),
     /// Something asked over HTTP did not answer as hoped.
     Fetch(OriginError),
+    /// These playlists of a channel cannot be used, for these reasons.
+    Probe(Vec<(Url, String)>),
     /// A daemon answered, but not like one.
     NotADaemon(String),
     /// The system does not give us what every program needs.
@@ -58,6 +61,12 @@ impl fmt::Display for Failure {
                 path.display()
             ),
             Self::Fetch(error) => error.fmt(f),
+            Self::Probe(failures) => {
+                let failures = failures
+                    .iter()
+                    .map(|(url, error)| format!("{url}: {error}"));
+                f.write_str(&failures.collect::<Vec<_>>().join("; "))
+            }
             Self::NotADaemon(what) => write!(f, "that is no edgeseed daemon: {what}"),
             Self::System(error) => write!(f, "the system refuses: {error}"),
         }
@@ -74,7 +83,9 @@ impl Failure {
             Self::Daemon(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
             Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
-            Self::Signal(_) | Self::Fetch(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
+            Self::Signal(_) | Self::Fetch(_) | Self::Probe(_) | Self::NotADaemon(_) => {
+                exit::UNAVAILABLE
+            }
             Self::NoListen => exit::USAGE,
             Self::System(_) => exit::SOFTWARE,
         }

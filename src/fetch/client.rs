@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, RANGE, TRANSFER_ENCODING,
 };
 use reqwest::{Response, StatusCode, Version};
 use url::Url;
 
-use crate::hls::{self, Playlist, PlaylistError};
+use crate::hls::{self, Playlist, PlaylistError, Variables};
+use crate::ids::{ByteRange, Resource};
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
 pub const MAX_PLAYLIST: usize = 2 << 20;
@@ -105,6 +106,8 @@ pub enum OriginError {
     },
     /// A page in place of a segment, as sign-in portals send.
     NotMedia(String),
+    /// A part of a resource was asked for, and something else came: this.
+    NotThatPart(String),
     /// A multivariant playlist where a media playlist was.
     NotMediaPlaylist,
     /// The playlist does not make sense.
@@ -142,6 +145,11 @@ impl fmt::Display for OriginError {
                 expected: None,
             } => write!(f, "broke off after {got} bytes"),
             Self::NotMedia(kind) => write!(f, "answered with {kind} in place of a segment"),
+            Self::NotThatPart(what) => write!(
+                f,
+                "answered with {what} in place of the byte range: the origin does not serve ranges \
+                 of it"
+            ),
             Self::NotMediaPlaylist => f.write_str("is a multivariant playlist, not a media one"),
             Self::Playlist(error) => error.fmt(f),
             Self::Other(detail) => f.write_str(detail),
@@ -184,7 +192,8 @@ impl OriginClient {
         })
     }
 
-    /// Loads and reads a playlist.
+    /// Loads and reads a playlist. `imports` are the variables of the multivariant playlist that
+    /// lists it, if there is one.
     ///
     /// # Errors
     /// [`OriginError`]; what came of an answer that broke off is not looked at.
@@ -192,6 +201,7 @@ impl OriginClient {
         &self,
         url: &Url,
         validators: &Validators,
+        imports: &Variables,
     ) -> Result<Loaded, OriginError> {
         let mut headers = HeaderMap::new();
         let conditions = [
@@ -225,7 +235,7 @@ impl OriginClient {
         if open_ended && let Some(end) = text.rfind('\n') {
             text.to_mut().truncate(end + 1);
         }
-        let playlist = hls::parse(&text, &base).map_err(OriginError::Playlist)?;
+        let playlist = hls::parse(&text, &base, imports).map_err(OriginError::Playlist)?;
         Ok(Loaded::Changed(LoadedPlaylist {
             playlist,
             validators,
@@ -251,22 +261,34 @@ impl OriginClient {
     /// Asks for a segment; its bytes follow from [`SegmentBody::next`].
     ///
     /// # Errors
-    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`].
-    pub async fn segment(&self, url: &Url) -> Result<SegmentBody, OriginError> {
-        let request = self.http.get(url.clone()).timeout(SEGMENT_TIMEOUT);
+    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`], and for anything but the part that
+    /// was asked for.
+    pub async fn segment(&self, resource: &Resource) -> Result<SegmentBody, OriginError> {
+        let Resource { url, range } = resource;
+        let mut request = self.http.get(url.clone()).timeout(SEGMENT_TIMEOUT);
         // Media does not compress, and only the plain length can be checked.
-        let request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(range) = range {
+            request = request.header(RANGE, range_header(*range));
+        }
         let response = request.send().await;
         let response = response.map_err(|error| before_body(&error, url))?;
-        if response.status() != StatusCode::OK {
-            return Err(OriginError::Status(response.status().as_u16()));
-        }
+        let length = match (range, response.status()) {
+            (None, StatusCode::OK) => response.content_length(),
+            (Some(range), StatusCode::PARTIAL_CONTENT) => {
+                must_be_part(response.headers(), *range)?;
+                Some(range.length())
+            }
+            (Some(_), StatusCode::OK) => {
+                return Err(OriginError::NotThatPart("all of it".into()));
+            }
+            (_, other) => return Err(OriginError::Status(other.as_u16())),
+        };
         let kind = response.headers().get(CONTENT_TYPE);
         let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if kind.starts_with("text/html") {
             return Err(OriginError::NotMedia("an HTML page".into()));
         }
-        let length = response.content_length();
         if length.is_some_and(|length| length > MAX_SEGMENT) {
             return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
         }
@@ -279,7 +301,7 @@ impl OriginClient {
 }
 
 impl SegmentBody {
-    /// `Content-Length`, if the origin says.
+    /// How many bytes it has, if the origin says.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
@@ -311,6 +333,25 @@ impl SegmentBody {
             }
             None => Ok(None),
         }
+    }
+}
+
+/// RFC 9110 section 14.1.2: both ends are inclusive.
+fn range_header(range: ByteRange) -> String {
+    format!("bytes={}-{}", range.start(), range.end() - 1)
+}
+
+/// `Content-Range: bytes 5-9/10` has to say what was asked for (RFC 9110 section 14.4): a server may
+/// answer with another part.
+fn must_be_part(headers: &HeaderMap, range: ByteRange) -> Result<(), OriginError> {
+    let value = headers.get(CONTENT_RANGE);
+    let value = value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("a part of unknown place");
+    let expected = range.to_string();
+    match value.split_once('/') {
+        Some((part, _)) if part.trim() == expected => Ok(()),
+        _ => Err(OriginError::NotThatPart(value.into())),
     }
 }
 
@@ -440,6 +481,25 @@ mod tests {
     fn tokens_and_passwords_are_not_shown() {
         let url = Url::parse("https://me:secret@cdn/x/i.m3u8?token=1#a").unwrap();
         assert_eq!(shown(&url), "https://cdn/x/i.m3u8");
+    }
+
+    #[test]
+    fn a_part_has_to_be_the_one_that_was_asked_for() {
+        let range = ByteRange::new(5, 5).unwrap();
+        assert_eq!(range_header(range), "bytes=5-9");
+        for (value, fine) in [
+            ("bytes 5-9/10", true),
+            ("bytes 5-9/*", true),
+            ("bytes 5-8/9", false),
+            ("bytes 0-9/10", false),
+            ("bytes */10", false),
+            ("", false),
+        ] {
+            let value = HeaderValue::from_static(value);
+            let headers = HeaderMap::from_iter([(CONTENT_RANGE, value.clone())]);
+            assert_eq!(must_be_part(&headers, range).is_ok(), fine, "{value:?}");
+        }
+        assert!(must_be_part(&HeaderMap::new(), range).is_err());
     }
 
     #[test]
