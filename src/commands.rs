@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::cli::Command;
 use crate::config::{Config, ConfigError, SignalServerConfig};
@@ -36,6 +37,8 @@ pub enum Failure {
     NoSignalServer(PathBuf),
     /// Something asked over HTTP did not answer as hoped.
     Fetch(OriginError),
+    /// These playlists of a channel cannot be used, for these reasons.
+    Probe(Vec<(Url, String)>),
     /// A daemon answered, but not like one.
     NotADaemon(String),
     /// The system does not give us what every program needs.
@@ -55,6 +58,12 @@ impl fmt::Display for Failure {
                 path.display()
             ),
             Self::Fetch(error) => error.fmt(f),
+            Self::Probe(failures) => {
+                let failures = failures
+                    .iter()
+                    .map(|(url, error)| format!("{url}: {error}"));
+                f.write_str(&failures.collect::<Vec<_>>().join("; "))
+            }
             Self::NotADaemon(what) => write!(f, "that is no edgeseed daemon: {what}"),
             Self::System(error) => write!(f, "the system refuses: {error}"),
         }
@@ -76,7 +85,7 @@ impl Failure {
             Self::Config(_) | Self::NoSignalServer(_) => exit::CONFIG,
             Self::Daemon(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
-            Self::Fetch(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
+            Self::Fetch(_) | Self::Probe(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
             Self::NoListen => exit::USAGE,
             Self::System(_) => exit::SOFTWARE,
         }

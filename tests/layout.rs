@@ -52,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "signal", "systemd",
+            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "ids", "signal", "systemd",
         ],
     ),
 ];

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use edgeseed::fetch::{OriginClient, OriginError};
+use edgeseed::ids::Resource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
@@ -67,7 +68,11 @@ impl Origin {
     }
 
     async fn load(&self) -> Result<Vec<u8>, OriginError> {
-        let mut body = OriginClient::new().unwrap().segment(&self.url).await?;
+        let resource = Resource {
+            url: self.url.clone(),
+            range: None,
+        };
+        let mut body = OriginClient::new().unwrap().segment(&resource).await?;
         let mut bytes = Vec::new();
         while let Some(more) = body.next().await? {
             bytes.extend_from_slice(&more);

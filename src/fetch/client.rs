@@ -14,7 +14,7 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Version};
 use url::Url;
 
-use crate::hls::{self, Playlist, PlaylistError};
+use crate::hls::{self, Playlist, PlaylistError, Variables};
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
 pub const MAX_PLAYLIST: usize = 2 << 20;
@@ -98,6 +98,8 @@ pub enum OriginError {
     Changed,
     /// A page in place of a segment, as sign-in portals send.
     NotMedia(String),
+    /// A part of a resource was asked for, and something else came: this.
+    NotThatPart(String),
     /// A multivariant playlist where a media playlist was.
     NotMediaPlaylist,
     /// The playlist does not make sense.
@@ -136,6 +138,11 @@ impl fmt::Display for OriginError {
             } => write!(f, "broke off after {got} bytes"),
             Self::Changed => f.write_str("the segment's bytes changed while it was loaded"),
             Self::NotMedia(kind) => write!(f, "answered with {kind} in place of a segment"),
+            Self::NotThatPart(what) => write!(
+                f,
+                "answered with {what} in place of the byte range: the origin does not serve ranges \
+                 of it"
+            ),
             Self::NotMediaPlaylist => f.write_str("is a multivariant playlist, not a media one"),
             Self::Playlist(error) => error.fmt(f),
             Self::Other(detail) => f.write_str(detail),
@@ -183,7 +190,8 @@ impl OriginClient {
         })
     }
 
-    /// Loads and reads a playlist.
+    /// Loads and reads a playlist. `imports` are the variables of the multivariant playlist that
+    /// lists it, if there is one.
     ///
     /// # Errors
     /// [`OriginError`]; what came of an answer that broke off is not looked at.
@@ -191,6 +199,7 @@ impl OriginClient {
         &self,
         url: &Url,
         validators: &Validators,
+        imports: &Variables,
     ) -> Result<Loaded, OriginError> {
         let mut headers = HeaderMap::new();
         let conditions = [
@@ -224,7 +233,7 @@ impl OriginClient {
         if open_ended && let Some(end) = text.rfind('\n') {
             text.to_mut().truncate(end + 1);
         }
-        let playlist = hls::parse(&text, &base).map_err(OriginError::Playlist)?;
+        let playlist = hls::parse(&text, &base, imports).map_err(OriginError::Playlist)?;
         Ok(Loaded::Changed(LoadedPlaylist {
             playlist,
             validators,

@@ -6,6 +6,8 @@
 
 mod client;
 mod downloads;
+mod edge;
+mod follow;
 mod neighbour;
 mod pace;
 mod prefetch;

@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use super::client::{MAX_SEGMENT, OriginClient, OriginError, before_body};
+use crate::ids::Resource;
 
 /// For a whole segment, so that one that trickles does not hold its place for ever.
 const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ const RESUME_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct SegmentBody {
     client: OriginClient,
-    url: Url,
+    resource: Resource,
     response: Response,
     length: Option<u64>,
     received: u64,
@@ -53,20 +54,32 @@ impl OriginClient {
     /// Asks for a segment; its bytes follow from [`SegmentBody::next`].
     ///
     /// # Errors
-    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`].
-    pub async fn segment(&self, url: &Url) -> Result<SegmentBody, OriginError> {
-        let response = self.first_to_answer(url).await?;
-        if response.status() != StatusCode::OK {
-            return Err(OriginError::Status(response.status().as_u16()));
+    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`], and for anything but the part that
+    /// was asked for.
+    pub async fn segment(&self, resource: &Resource) -> Result<SegmentBody, OriginError> {
+        let mut headers = HeaderMap::new();
+        if resource.range.is_some() {
+            headers.insert(RANGE, range_from(resource, 0)?);
         }
+        let response = self.first_to_answer(&resource.url, headers).await?;
         must_be_media(&response)?;
-        let length = response.content_length();
+        let length = match (resource.range, response.status()) {
+            (None, StatusCode::OK) => response.content_length(),
+            (Some(range), StatusCode::PARTIAL_CONTENT) => {
+                must_be_part(response.headers(), resource, 0)?;
+                Some(range.length())
+            }
+            (Some(_), StatusCode::OK) => {
+                return Err(OriginError::NotThatPart("all of it".into()));
+            }
+            (_, other) => return Err(OriginError::Status(other.as_u16())),
+        };
         if length.is_some_and(|length| length > MAX_SEGMENT) {
             return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
         }
         Ok(SegmentBody {
             client: self.clone(),
-            url: url.clone(),
+            resource: resource.clone(),
             validator: validator(response.headers()),
             response,
             length,
@@ -79,13 +92,17 @@ impl OriginClient {
 
     /// Asks, and asks again over a connection of its own if there is no answer soon; takes the
     /// first good one.
-    async fn first_to_answer(&self, url: &Url) -> Result<Response, OriginError> {
-        let first = ask(self.pooled(), url, HeaderMap::new());
+    async fn first_to_answer(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response, OriginError> {
+        let first = ask(self.pooled(), url, headers.clone());
         tokio::pin!(first);
         if let Ok(answer) = timeout(HEDGE_AFTER, &mut first).await {
             return answer;
         }
-        let second = ask(self.fresh(), url, HeaderMap::new());
+        let second = ask(self.fresh(), url, headers);
         tokio::pin!(second);
         tokio::select! {
             answer = &mut first => match answer {
@@ -101,7 +118,7 @@ impl OriginClient {
 }
 
 impl SegmentBody {
-    /// `Content-Length`, if the origin says.
+    /// How many bytes it has, if the origin says.
     pub fn length(&self) -> Option<u64> {
         self.length
     }
@@ -157,7 +174,7 @@ impl SegmentBody {
             match self.rest().await {
                 Ok(()) => return Ok(()),
                 Err(OriginError::Changed) => return Err(OriginError::Changed),
-                Err(again) => log::debug!("{}: taken up again: {again}", self.url.path()),
+                Err(again) => log::debug!("{}: taken up again: {again}", self.resource.url.path()),
             }
         }
     }
@@ -165,43 +182,53 @@ impl SegmentBody {
     /// Asks for what is missing, by range where the origin says what its copy is; else for all of
     /// it, of which what is here already has to be the same.
     async fn rest(&mut self) -> Result<(), OriginError> {
+        let validator = self.validator.clone().filter(|_| self.received > 0);
+        let skipped = validator.as_ref().map_or(0, |_| self.received);
         let mut headers = HeaderMap::new();
-        if self.received > 0
-            && let Some(validator) = &self.validator
-        {
-            headers.insert(RANGE, range_from(self.received)?);
-            headers.insert(IF_RANGE, validator.clone());
+        if skipped > 0 || self.resource.range.is_some() {
+            headers.insert(RANGE, range_from(&self.resource, skipped)?);
         }
-        let response = ask(self.client.fresh(), &self.url, headers).await?;
+        if let Some(validator) = validator {
+            headers.insert(IF_RANGE, validator);
+        }
+        let response = ask(self.client.fresh(), &self.resource.url, headers).await?;
         must_be_media(&response)?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
-                let (start, total) =
-                    content_range(response.headers()).ok_or(OriginError::Changed)?;
-                let same = self.length.is_none_or(|length| length == total);
-                if start != self.received || !same {
+                let total = must_be_part(response.headers(), &self.resource, skipped)
+                    .map_err(|_| OriginError::Changed)?;
+                if self.length.is_some_and(|length| length != total) {
                     return Err(OriginError::Changed);
                 }
                 self.length = Some(total);
-                self.response = response;
-                Ok(())
+                match skipped {
+                    0 => self.skip_what_is_here(response).await,
+                    _ => {
+                        self.response = response;
+                        Ok(())
+                    }
+                }
             }
-            StatusCode::OK => self.skip_what_is_here(response).await,
+            // What `If-Range` named is there no longer.
+            StatusCode::OK if self.resource.range.is_some() => Err(OriginError::Changed),
+            StatusCode::OK => {
+                let length = response.content_length();
+                if length.is_some() && self.length.is_some() && length != self.length {
+                    return Err(OriginError::Changed);
+                }
+                self.skip_what_is_here(response).await
+            }
             other => Err(OriginError::Status(other.as_u16())),
         }
     }
 
     async fn skip_what_is_here(&mut self, mut response: Response) -> Result<(), OriginError> {
-        let length = response.content_length();
-        if length.is_some() && self.length.is_some() && length != self.length {
-            return Err(OriginError::Changed);
-        }
         let (mut skipped, mut crc32c, mut new) = (0, 0, Bytes::new());
         while skipped < self.received {
             let Ok(Ok(Some(mut bytes))) = timeout(SILENCE, response.chunk()).await else {
                 return Err(OriginError::Truncated {
                     got: skipped,
-                    expected: length,
+                    expected: self.length,
                 });
             };
             let here = usize::try_from(self.received - skipped).unwrap_or(usize::MAX);
@@ -242,44 +269,108 @@ fn validator(headers: &HeaderMap) -> Option<HeaderValue> {
     tag.or_else(|| headers.get(LAST_MODIFIED)).cloned()
 }
 
-fn range_from(start: u64) -> Result<HeaderValue, OriginError> {
-    HeaderValue::try_from(format!("bytes={start}-"))
-        .map_err(|error| OriginError::Other(error.to_string()))
+/// What follows the first `skipped` bytes of it (RFC 9110 section 14.1.2: both ends are inclusive).
+fn range_from(resource: &Resource, skipped: u64) -> Result<HeaderValue, OriginError> {
+    let range = match resource.range {
+        Some(range) => format!("bytes={}-{}", range.start() + skipped, range.end() - 1),
+        None => format!("bytes={skipped}-"),
+    };
+    HeaderValue::try_from(range).map_err(|error| OriginError::Other(error.to_string()))
 }
 
-/// Where the part starts and how long the whole is, if it goes to the end: `bytes 5-9/10`.
-fn content_range(headers: &HeaderMap) -> Option<(u64, u64)> {
-    let text = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+/// `Content-Range` has to say what was asked for (RFC 9110 section 14.4): a server may answer with
+/// another part. Gives how many bytes the segment has.
+fn must_be_part(
+    headers: &HeaderMap,
+    resource: &Resource,
+    skipped: u64,
+) -> Result<u64, OriginError> {
+    let text = headers.get(CONTENT_RANGE);
+    let text = text.and_then(|text| text.to_str().ok());
+    let text = text.unwrap_or("a part of unknown place");
+    let part = content_range(text);
+    let expected = match (resource.range, part) {
+        (Some(range), Some(part)) => {
+            let is_it = part.start == range.start() + skipped && part.end == range.end();
+            is_it.then(|| range.length())
+        }
+        (None, Some(part)) => {
+            let is_it = part.start == skipped && part.total == Some(part.end);
+            is_it.then_some(part.end)
+        }
+        (_, None) => None,
+    };
+    expected.ok_or_else(|| OriginError::NotThatPart(text.into()))
+}
+
+/// A part of a resource, in bytes; the end is exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    start: u64,
+    end: u64,
+    total: Option<u64>,
+}
+
+/// Reads `bytes 5-9/10`.
+fn content_range(text: &str) -> Option<Part> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, end) = range.split_once('-')?;
-    let (start, end, total) = (
-        start.parse().ok()?,
-        end.parse::<u64>().ok()?,
-        total.parse().ok()?,
-    );
-    (end.checked_add(1) == Some(total)).then_some((start, total))
+    let (start, last) = range.trim().split_once('-')?;
+    Some(Part {
+        start: start.parse().ok()?,
+        end: last.parse::<u64>().ok()?.checked_add(1)?,
+        total: total.parse().ok(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ByteRange;
 
     fn headers(name: reqwest::header::HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
     }
 
     #[test]
-    fn a_part_is_taken_if_it_goes_to_the_end() {
-        for (text, read) in [
-            ("bytes 5-9/10", Some((5, 10))),
-            ("bytes 5-8/10", None),
-            ("bytes 5-9/*", None),
-            ("bytes */10", None),
-            ("items 5-9/10", None),
-            ("bytes 0-18446744073709551615/10", None),
+    fn a_part_is_taken_if_it_is_the_one_and_goes_to_the_end() {
+        let whole = Resource {
+            url: "http://o/seg.ts".parse().unwrap(),
+            range: None,
+        };
+        for (text, taken) in [
+            ("bytes 5-9/10", true),
+            ("bytes 4-9/10", false),
+            ("bytes 5-8/10", false),
+            ("bytes 5-9/*", false),
+            ("bytes */10", false),
+            ("items 5-9/10", false),
+            ("bytes 5-18446744073709551615/10", false),
         ] {
-            assert_eq!(content_range(&headers(CONTENT_RANGE, text)), read, "{text}");
+            let part = must_be_part(&headers(CONTENT_RANGE, text), &whole, 5);
+            assert_eq!(part.is_ok(), taken, "{text}");
         }
+    }
+
+    #[test]
+    fn of_a_byte_range_exactly_that_part_is_taken() {
+        let resource = Resource {
+            url: "http://o/all.ts".parse().unwrap(),
+            range: ByteRange::new(5, 5),
+        };
+        assert_eq!(range_from(&resource, 0).unwrap(), "bytes=5-9");
+        assert_eq!(range_from(&resource, 2).unwrap(), "bytes=7-9");
+        for (text, skipped, taken) in [
+            ("bytes 5-9/100", 0, true),
+            ("bytes 5-9/*", 0, true),
+            ("bytes 7-9/100", 2, true),
+            ("bytes 5-9/100", 2, false),
+            ("bytes 5-8/100", 0, false),
+            ("bytes 0-99/100", 0, false),
+        ] {
+            let part = must_be_part(&headers(CONTENT_RANGE, text), &resource, skipped);
+            assert_eq!(part.is_ok(), taken, "{text}");
+        }
+        assert!(must_be_part(&HeaderMap::new(), &resource, 0).is_err());
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl<S: Stored> Index<S> {
         self.used += segment.bytes();
         let entry = Entry {
             uri: segment.uri().clone(),
-            url: None,
+            resource: None,
             state: State::Ready(segment),
         };
         channel.insert(key, entry);
@@ -162,7 +162,7 @@ impl<S: Stored> Index<S> {
             self.tickets += 1;
             let entry = Entry {
                 uri: announced.uri.clone(),
-                url: Some(announced.url.clone()),
+                resource: Some(announced.resource.clone()),
                 state: State::Coming(Ticket(self.tickets)),
             };
             if let Some(name) = channel.insert(key, entry) {
@@ -182,6 +182,18 @@ impl<S: Stored> Index<S> {
     ) -> bool {
         let channel = self.channels.get_mut(name);
         channel.is_some_and(|channel| channel.share(rendition, matching))
+    }
+
+    /// The last number that a playlist lists, whether or not it was announced.
+    pub(super) fn listed(
+        &mut self,
+        name: &ChannelName,
+        rendition: RenditionIndex,
+        newest: Option<MediaSequence>,
+    ) {
+        if let (Some(channel), Some(newest)) = (self.channels.get_mut(name), newest) {
+            channel.listed.insert(rendition, newest);
+        }
     }
 
     /// The ticket of a segment that is on its way.
@@ -296,11 +308,13 @@ impl<S: Stored> Index<S> {
     pub(super) fn summary(&self, name: &ChannelName) -> Summary {
         let mut summary = Summary::default();
         let entries = self.channels.get(name).into_iter();
-        for ((_, sequence), entry) in entries.flat_map(|channel| &channel.entries) {
+        for ((rendition, sequence), entry) in entries.flat_map(|channel| &channel.entries) {
             if let Some(segment) = entry.ready() {
-                summary.segments += 1;
                 summary.bytes += segment.bytes();
-                summary.newest = summary.newest.max(Some(*sequence));
+                if !rendition.is_sections() {
+                    summary.segments += 1;
+                    summary.newest = summary.newest.max(Some(*sequence));
+                }
             }
         }
         summary
@@ -309,7 +323,9 @@ impl<S: Stored> Index<S> {
     /// The highest number that is stored, over all renditions. Each viewer asks for it at every
     /// datagram, so it looks at the end of each rendition and not at every segment.
     pub(super) fn newest_of_all(&self, name: &ChannelName) -> Option<MediaSequence> {
-        let ((last, _), _) = self.channels.get(name)?.entries.last_key_value()?;
+        let entries = &self.channels.get(name)?.entries;
+        let sections = (RenditionIndex(0).sections(), MediaSequence(0));
+        let ((last, _), _) = entries.range(..sections).next_back()?;
         (0..=last.0)
             .filter_map(|rendition| self.newest(name, RenditionIndex(rendition)))
             .max()

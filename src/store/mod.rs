@@ -33,17 +33,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use serde::Serialize;
-use tokio::sync::watch;
-use url::Url;
-
 pub use self::error::StoreError;
 use self::index::{Index, Lookup};
 pub use self::mapping::Segment;
 pub use self::writer::SegmentWriter;
 use crate::config::{Matching, StoreConfig};
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::metrics::Metrics;
+use serde::Serialize;
+use tokio::sync::watch;
 
 /// What helps against ambiguous names.
 const NAMES_OF_THEIR_OWN: &str = "give the files of each rendition names of their own";
@@ -74,16 +72,16 @@ struct Followed {
     awaited: bool,
 }
 
-/// A segment that a playlist lists and that is about to be fetched.
+/// A segment, or an initialization section, that a playlist lists and that is about to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// Which playlist lists it.
+    /// Which list it belongs to.
     pub rendition: RenditionIndex,
     /// Its URI exactly as written there.
     pub uri: SegmentUri,
     /// What that URI stands for there.
-    pub url: Url,
-    /// Its number there.
+    pub resource: Resource,
+    /// Its number there; of an initialization section, that of the first segment that needs it.
     pub sequence: MediaSequence,
 }
 
@@ -199,8 +197,16 @@ impl Store {
         Some(followed.address.clone())
     }
 
-    /// A playlist has been loaded, and what it says is in effect; the load began at `started`.
-    pub fn looked(&self, channel: &ChannelName, rendition: RenditionIndex, started: Instant) {
+    /// A playlist has been loaded, and what it says is in effect; the load began at `started`, and
+    /// `newest` is the last number it lists, whether or not that is fetched.
+    pub fn looked(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+        started: Instant,
+        newest: Option<MediaSequence>,
+    ) {
+        self.inner.index().listed(channel, rendition, newest);
         let key = (channel.clone(), rendition);
         let mut playlists = self.inner.playlists();
         let Some(followed) = playlists.get_mut(&key) else {
@@ -295,11 +301,12 @@ impl Store {
     }
 
     /// Looks up what a viewer names: the URI as the playlist writes it (or without its query, where
-    /// the channel says so) and, if given, the media sequence number, which has to fit.
+    /// the channel says so) and, if given, the media sequence number, which has to fit: numbers are
+    /// of segments. Without one, it is whatever has that URI, an initialization section for one; but
+    /// not if the URI stands for several parts of one resource.
     ///
     /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
-    /// newest announced one of a channel that is alive: the viewer has loaded the playlist before
-    /// us. One whose name may turn out to be ambiguous in a moment is, too.
+    /// newest listed one of a channel that is alive: the viewer has loaded the playlist before us. One whose name may turn out to be ambiguous in a moment is, too.
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         let now = Instant::now();
         match self.inner.index().find(channel, uri, sequence, now) {

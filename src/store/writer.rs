@@ -243,7 +243,7 @@ mod tests {
     use super::super::{Found, Store};
     use super::*;
     use crate::config::{Matching, StoreConfig};
-    use crate::ids::{MediaSequence, RenditionIndex};
+    use crate::ids::{MediaSequence, RenditionIndex, Resource};
 
     fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
         let channel = ChannelName::from("news");
@@ -257,7 +257,10 @@ mod tests {
         let announced = Announced {
             rendition: RenditionIndex(0),
             uri: "1.ts".into(),
-            url: "http://origin/1.ts".parse().unwrap(),
+            resource: Resource {
+                url: "http://origin/1.ts".parse().unwrap(),
+                range: None,
+            },
             sequence: MediaSequence(1),
         };
         store.announce(&channel, std::slice::from_ref(&announced));
