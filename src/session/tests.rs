@@ -352,7 +352,7 @@ fn the_window_of_a_fresh_peer_grows_with_each_segment_and_falls_back_after_a_los
         session: Session::new(config),
         ..Fixture::new()
     };
-    let mut sends = |f: &mut Fixture, name: &str, loss: bool| {
+    let sends = |f: &mut Fixture, name: &str, loss: bool| {
         f.request(name);
         f.answer(ready(8 * FIRST_WINDOW));
         f.drain();
