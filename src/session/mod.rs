@@ -51,6 +51,12 @@ const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1900);
 /// download's first moments says little.
 const TOO_SLOW_RETRY: Duration = Duration::from_millis(100);
 
+/// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
+/// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
+/// The first burst of a longer window was lost on most fresh Chromium viewers, and with it their
+/// first segments.
+const FIRST_WINDOW: usize = 64 * 1024;
+
 /// How soon a REQUEST is tried again for which there was no memory: a few times within the hold,
 /// and well below what a viewer would notice.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
@@ -62,7 +68,7 @@ pub struct SessionConfig {
     pub request_hold: Duration,
     /// `[peer] packet-size`, in bytes.
     pub packet_size: usize,
-    /// Bytes that may be outstanding (handed over, not yet acknowledged) on one channel.
+    /// Bytes that may be outstanding (handed over, not yet acknowledged) on one channel at most.
     pub window: usize,
 }
 
@@ -110,6 +116,10 @@ pub struct Session {
     next_id: u32,
     bad_messages: u8,
     progress: Progress,
+    /// Bytes that may be outstanding now: twice as many after each segment without a loss.
+    window: usize,
+    /// Nothing went missing since the last segment.
+    unharmed: bool,
     /// Towards siblings only.
     receiver: Option<Receiver>,
     stopping: bool,
@@ -129,6 +139,8 @@ impl Session {
             next_id: 0,
             bad_messages: 0,
             progress: Progress::default(),
+            window: config.window.min(FIRST_WINDOW),
+            unharmed: true,
             receiver: None,
             stopping: false,
             last_words: None,
@@ -197,6 +209,10 @@ impl Session {
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
         let silence = self.progress.settle(now, outstanding);
+        if silence.is_some() {
+            self.window = self.config.window.min(FIRST_WINDOW);
+            self.unharmed = false;
+        }
         if self.closed {
             return;
         }
@@ -249,7 +265,7 @@ impl Session {
         }
         if let Some(transfer) = &mut self.transfer {
             if let Some(range) = transfer.packets.range(transfer.next) {
-                if outstanding >= self.config.window || range.end > transfer.available {
+                if outstanding >= self.window || range.end > transfer.available {
                     return None;
                 }
                 transfer.next += 1;
@@ -257,6 +273,9 @@ impl Session {
             }
             let id = transfer.id;
             self.transfer = None;
+            if std::mem::replace(&mut self.unharmed, true) {
+                self.window = self.window.saturating_mul(2).min(self.config.window);
+            }
             return Some(Output::Release(id));
         }
         if self.stopping && self.waiting.is_empty() && outstanding == 0 {

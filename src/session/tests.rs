@@ -428,4 +428,37 @@ fn a_segment_that_breaks_off_before_it_is_sent_is_waited_for_again() {
     assert_eq!(f.drain(), [Output::Release(id)]);
     f.input(Input::StoreChanged);
     f.answer(ready(10));
+
+#[test]
+fn the_window_of_a_fresh_peer_grows_with_each_segment_and_falls_back_after_a_loss() {
+    let config = SessionConfig {
+        window: 4 * FIRST_WINDOW,
+        packet_size: 1024,
+        ..CONFIG
+    };
+    let mut f = Fixture {
+        session: Session::new(config),
+        ..Fixture::new()
+    };
+    let sends = |f: &mut Fixture, name: &str, loss: bool| {
+        f.request(name);
+        f.answer(ready(8 * FIRST_WINDOW));
+        f.drain();
+        let window = f.outstanding;
+        if loss {
+            f.session.settle(f.now, f.outstanding, CURRENT);
+            f.advance(60);
+            f.session.settle(f.now, f.outstanding, CURRENT);
+        }
+        while f.outstanding > 0 {
+            f.outstanding = 0;
+            f.drain();
+        }
+        window / FIRST_WINDOW
+    };
+    let windows = ["a", "b", "c", "d"].map(|name| sends(&mut f, name, false));
+    assert_eq!(windows, [1, 2, 4, 4]);
+    assert_eq!(sends(&mut f, "e", true), 4);
+    assert_eq!(sends(&mut f, "f", false), 1);
+    assert_eq!(sends(&mut f, "g", false), 2);
 }

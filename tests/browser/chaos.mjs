@@ -237,7 +237,8 @@ try {
     const name = `viewer ${index + 1}`;
     const fresh = seen.p2p - before[index].p2p;
     expect(seen.stalls === 0, `${name}: ${seen.stalls} stalls, ${seen.stallMs} ms`);
-    expect(Math.abs(seen.advanced - seen.playingFor) < 1.5,
+    // A machine that has nothing left for a moment holds every player up, without a stall.
+    expect(Math.abs(seen.advanced - seen.playingFor) < 1.5 + 0.015 * seen.playingFor,
       `${name}: showed ${seen.advanced.toFixed(1)} s in ${seen.playingFor.toFixed(1)} s`);
     expect(seen.failed === 0, `${name}: ${seen.failed} segments failed`);
     expect(fresh > 0, `${name}: nothing from a box in the last seconds`);
