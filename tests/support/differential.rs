@@ -135,6 +135,9 @@ fn stricter(error: &PlaylistError, theirs: &Second, text: &str) -> Verdict {
         PlaylistError::Undefined(_) => "theirs knows no variables",
         PlaylistError::TooMany(_) | PlaylistError::LongUri(_) => "ours has bounds",
         PlaylistError::NoVariants => "a multivariant playlist without a variant",
+        PlaylistError::BadTag(_) if text.lines().any(is_indented) => {
+            "they take a tag after blanks, which RFC 8216 section 4.1 rules out"
+        }
         // The corpus holds ours to the maps that are right.
         PlaylistError::BadTag(line) if line.starts_with("#EXT-X-MAP:") => {
             "they take a map whose attributes make no sense"
@@ -147,6 +150,10 @@ fn stricter(error: &PlaylistError, theirs: &Second, text: &str) -> Verdict {
         }
         other => return Verdict::Differ(format!("refused: {other}, and they take it")),
     })
+}
+
+fn is_indented(line: &str) -> bool {
+    line.starts_with([' ', '\t']) && line.trim_start().starts_with('#')
 }
 
 /// Whether RFC 8216 section 4 allows this line; `None` for what only one of the two reads.
