@@ -26,6 +26,9 @@ pub(crate) fn compare(text: &str) -> Verdict {
     if text.contains("{$") {
         return Verdict::Excused("variables");
     }
+    if text.replace("\r\n", "\n").contains('\r') {
+        return Verdict::Excused("they end a line at a bare carriage return");
+    }
     let plain = text.trim_start_matches('\u{feff}');
     let theirs = m3u8_rs::parse_media_playlist(plain.as_bytes());
     let theirs = match &theirs {
@@ -95,9 +98,6 @@ fn same(ours: &MediaPlaylist, theirs: &Second, text: &str) -> Verdict {
 
 /// Where they read something else into a text that both take.
 fn laxer(text: &str) -> Option<&'static str> {
-    if text.replace("\r\n", "\n").contains('\r') {
-        return Some("they end a line at a bare carriage return");
-    }
     text.lines().find_map(|line| {
         let title = line.strip_prefix("#EXTINF:").unwrap_or_default();
         if title.matches(',').count() > 1 {
@@ -153,7 +153,7 @@ fn stricter(error: &PlaylistError, theirs: &Second, text: &str) -> Verdict {
 }
 
 fn is_indented(line: &str) -> bool {
-    line.starts_with([' ', '\t']) && line.trim_start().starts_with('#')
+    line.starts_with(char::is_whitespace) && line.trim_start().starts_with('#')
 }
 
 /// Whether RFC 8216 section 4 allows this line; `None` for what only one of the two reads.
