@@ -29,6 +29,9 @@ pub(crate) fn compare(text: &str) -> Verdict {
     if text.replace("\r\n", "\n").contains('\r') {
         return Verdict::Excused("they end a line at a bare carriage return");
     }
+    if text.lines().any(|line| line.starts_with(',')) {
+        return Verdict::Excused("they take a comma at the beginning of a line for that of EXTINF");
+    }
     let plain = text.trim_start_matches('\u{feff}');
     let theirs = m3u8_rs::parse_media_playlist(plain.as_bytes());
     let theirs = match &theirs {
@@ -102,8 +105,6 @@ fn laxer(text: &str) -> Option<&'static str> {
         let title = line.strip_prefix("#EXTINF:").unwrap_or_default();
         if title.matches(',').count() > 1 {
             Some("they take what follows a comma in a title for a URI")
-        } else if line.starts_with(',') {
-            Some("they take a comma before a URI for that of EXTINF")
         } else if is_well_formed(line) == Some(false) {
             Some("they read a tag as far as it goes, and take the rest of the line for a URI")
         } else {
