@@ -243,6 +243,10 @@ impl<'a> Draft<'a> {
         if uri.is_empty() {
             return Ok(());
         }
+        // Some readers take a tag after blanks for one, others for a URI.
+        if uri.starts_with('#') {
+            return Err(PlaylistError::BadTag(beginning(uri)));
+        }
         let uri = self.text(uri)?.into_owned();
         let name = named(&uri)?;
         let next = std::mem::take(&mut self.next);

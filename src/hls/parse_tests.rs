@@ -266,6 +266,10 @@ fn a_list_that_cannot_be_understood_is_refused() {
             "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-SKIP:SKIPPED-SEGMENTS=3\n".into(),
             PlaylistError::DeltaUpdate,
         ),
+        (
+            format!("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\n \t#EXT-X-GAP\na.ts\n{segment}"),
+            PlaylistError::BadTag("#EXT-X-GAP".into()),
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(refusal(&text), expected, "{text}");

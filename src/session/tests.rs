@@ -428,6 +428,7 @@ fn a_segment_that_breaks_off_before_it_is_sent_is_waited_for_again() {
     assert_eq!(f.drain(), [Output::Release(id)]);
     f.input(Input::StoreChanged);
     f.answer(ready(10));
+}
 
 #[test]
 fn the_window_of_a_fresh_peer_grows_with_each_segment_and_falls_back_after_a_loss() {
