@@ -97,13 +97,19 @@ class Samples {
     }
   }
 
-  /** One row for each process and value: the medians of both halves. */
-  compare(name) {
+  /**
+   * One row for each process and value: the medians of both halves. A process that lives through
+   * the whole run has to have been seen in both.
+   */
+  compare(name, livesOn) {
     return Object.entries(MAY_GROW).flatMap(([what, limit]) => {
       const [before, after] = [1, 2].map((half) => this.#taken
         .filter((sample) => sample.name === name && sample.half === half && what in sample.values)
         .map((sample) => sample.values[what]));
-      if (!before.length || !after.length) return [];
+      if (!before.length || !after.length) {
+        expect(!livesOn, `${name}: ${what} was not seen in both halves`);
+        return [];
+      }
       const [first, second] = [median(before), median(after)];
       expect(second <= limit(first), `${name}: ${what} grew from ${first.toFixed(1)} to ${second.toFixed(1)}`);
       return [{
@@ -253,7 +259,8 @@ try {
     ...after.map((seen, index) => row(`viewer ${index + 1}`, seen, orphans.has(steady[index]) ? 'lost a box' : 'kept its boxes')),
     ...visits.flatMap((list, index) => list.map((seen) => row(`visitor ${index + 1}`, seen, 'came and went'))),
   ]);
-  console.table([server, ...boxes].flatMap((subject) => samples.compare(subject.name)));
+  expect(orphans.size > 0, `${mortal.name} served no steady viewer when it was killed`);
+  console.table([server, ...boxes].flatMap((subject) => samples.compare(subject.name, subject === survivor)));
 } catch (error) {
   failures.push(error.stack);
 } finally {
