@@ -66,6 +66,12 @@ impl Swarm {
         self.members.get(&socket).map(|member| &member.id)
     }
 
+    /// How many children a member has.
+    pub(crate) fn children(&self, socket: SocketId) -> usize {
+        let member = self.members.get(&socket);
+        member.map_or(0, |member| member.children.len())
+    }
+
     pub(crate) fn socket_of(&self, id: &PeerId) -> Option<SocketId> {
         self.by_id.get(id).copied()
     }

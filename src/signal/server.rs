@@ -350,7 +350,7 @@ where
                     seat.refused(Refused::Message);
                 }
                 // Whoever speaks too fast waits, and nobody else does.
-                let wait = bucket.take(heard.into_std());
+                let wait = bucket.take(heard.into_std(), seat.children());
                 if !wait.is_zero() {
                     seat.refused(Refused::Rate);
                     sleep(wait).await;

@@ -114,6 +114,13 @@ impl Swarms {
         self.entries.contains_key(&socket)
     }
 
+    /// Members that the socket is a parent of, in all of its channels.
+    pub fn children(&self, socket: SocketId) -> usize {
+        let channels = self.entries.get(&socket).into_iter().flatten();
+        let swarms = channels.filter_map(|channel| self.channels.get(channel));
+        swarms.map(|swarm| swarm.children(socket)).sum()
+    }
+
     fn enter(
         &mut self,
         socket: SocketId,

@@ -149,6 +149,11 @@ impl Seat {
         Some(std::mem::take(&mut outbox.waiting))
     }
 
+    /// Peers that this one is a parent of, in all of its channels.
+    pub(super) fn children(&self) -> usize {
+        self.hub.state().swarms.children(self.id)
+    }
+
     pub(super) fn has_entered(&self) -> bool {
         self.hub.state().swarms.has_entered(self.id)
     }
