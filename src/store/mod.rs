@@ -70,6 +70,8 @@ struct Followed {
     looked: Option<Instant>,
     /// A sibling waits for the next look.
     awaited: bool,
+    /// That a sibling follows another playlist has been said.
+    told_of_another: bool,
 }
 
 /// A segment, or an initialization section, that a playlist lists and that is about to be fetched.
@@ -184,6 +186,7 @@ impl Store {
                 address: address.clone(),
                 looked: None,
                 awaited: false,
+                told_of_another: false,
             };
             ((channel.clone(), RenditionIndex(index)), playlist)
         }));
@@ -348,7 +351,16 @@ impl Store {
         };
         let key = (channel.clone(), segment.rendition());
         match playlists.get_mut(&key) {
-            Some(followed) if followed.address != playlist => Found::Absent,
+            Some(followed) if followed.address != playlist => {
+                if !std::mem::replace(&mut followed.told_of_another, true) {
+                    log::warn!(
+                        "channel {channel}: a sibling box follows {playlist:?}, this one {}: they \
+                         share nothing; give both the same url",
+                        followed.address
+                    );
+                }
+                Found::Absent
+            }
             Some(followed) if followed.looked.is_some_and(|looked| Some(looked) >= since) => {
                 Found::Ready(segment)
             }
