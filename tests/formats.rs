@@ -505,6 +505,30 @@ async fn a_compressed_playlist_is_read_and_one_that_swells_beyond_the_cap_is_ref
     assert!(failed);
 }
 
+#[tokio::test]
+async fn the_names_of_subtitles_and_other_video_count_though_they_are_not_prefetched() {
+    for kind in ["SUBTITLES", "VIDEO"] {
+        let origin = Origin::default();
+        origin.set(
+            "/m.m3u8",
+            format!(
+                "#EXTM3U\n#EXT-X-MEDIA:TYPE={kind},GROUP-ID=\"g\",NAME=\"n\",URI=\"other/i.m3u8\"\n\
+                 #EXT-X-STREAM-INF:BANDWIDTH=1,{kind}=\"g\"\nmain/i.m3u8\n"
+            ),
+        );
+        for folder in ["main", "other"] {
+            origin.set(&format!("/{folder}/i.m3u8"), list(1, &["1.m4s"]));
+            origin.set(&format!("/{folder}/1.m4s"), folder);
+        }
+        let base = origin.serve().await;
+        let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), "");
+        let stored = |pipeline: &Pipeline| pipeline.store.summary(&news()).segments == 1;
+        pipeline.until(|p| stored(p).then_some(())).await;
+        assert!(is_absent(&pipeline.find("1.m4s", Some(1))), "{kind}");
+        assert_eq!(origin.asked("/other/1.m4s"), 0);
+    }
+}
+
 /// What `edgeseed probe` says, and whether it fails as when a service is unavailable.
 async fn probe(url: &str) -> (String, bool) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edgeseed"));

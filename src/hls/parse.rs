@@ -148,13 +148,16 @@ impl<'a> Draft<'a> {
             }
             Tag::Media(tag) => {
                 self.seen_multivariant = true;
-                let audio = tag.media_type() == EnumeratedString::Known(MediaType::Audio);
-                // Without a URI the audio is inside the variants (section 4.3.4.2.1).
-                if let (true, Some(uri)) = (audio, tag.uri())
+                // Without a URI it is inside the variants (section 4.3.4.2.1).
+                if let Some(uri) = tag.uri()
                     && let Ok(url) = self.resolve(&self.text(uri)?)
                 {
-                    let group = self.text(tag.group_id())?.into_owned();
-                    self.multivariant.audio.push(AudioRendition { group, url });
+                    if tag.media_type() == EnumeratedString::Known(MediaType::Audio) {
+                        let group = self.text(tag.group_id())?.into_owned();
+                        self.multivariant.audio.push(AudioRendition { group, url });
+                    } else {
+                        self.multivariant.others.push(url);
+                    }
                     self.count_entries()?;
                 }
             }
@@ -320,7 +323,8 @@ impl<'a> Draft<'a> {
     }
 
     fn count_entries(&self) -> Result<(), PlaylistError> {
-        let entries = self.multivariant.variants.len() + self.multivariant.audio.len();
+        let list = &self.multivariant;
+        let entries = list.variants.len() + list.audio.len() + list.others.len();
         within(entries, MAX_VARIANTS)
     }
 

@@ -86,6 +86,9 @@ pub struct Multivariant {
     pub variants: Vec<Variant>,
     /// Audio that is not inside the variants.
     pub audio: Vec<AudioRendition>,
+    /// Other video and subtitles (`EXT-X-MEDIA`): not prefetched, but a viewer may ask for their
+    /// segments.
+    pub others: Vec<Url>,
     /// What its media playlists may import.
     pub variables: Arc<Variables>,
 }
