@@ -6,8 +6,8 @@
 // The program is EDGESEED, or else the release build. Shaka Packager's program is PACKAGER; without it
 // its cases are left out, and said so.
 
-import { createReadStream } from 'node:fs';
-import { access, mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createReadStream, rmSync } from 'node:fs';
+import { access, mkdir, mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
@@ -24,7 +24,7 @@ const packager = process.env.PACKAGER;
 const PLAY_SECONDS = 12;
 
 const folder = await mkdtemp(path.join(os.tmpdir(), 'edgeseed-packagers-'));
-process.on('exit', () => rm(folder, { recursive: true, force: true }));
+process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 const ffmpeg = (args, cwd) => run('ffmpeg', ['-nostdin', '-loglevel', 'error', '-y', ...args], { cwd });
 const source = path.join(folder, 'source.mp4');
@@ -175,7 +175,10 @@ try {
   const base = `http://127.0.0.1:${pages}`;
   await until('the box is healthy', 30, async () => (await fetch(`${base}/healthz`)).ok)
     .catch((error) => { throw new Error(`${error.message}\n${box.output}`); });
-  await sleep(3000); // for the recordings
+  await until('recordings are stored, and something of each live channel', 30, async () => {
+    const { channels } = await (await fetch(`${base}/api/status`)).json();
+    return channels.every(({ name, segments }) => segments >= (name.endsWith('-live') ? 3 : 15));
+  });
   const browser = await launch();
   try {
     for (const name of names) failures.push(...await play(browser, base, name, cases[name]));
