@@ -74,9 +74,9 @@ const cases = {
       await writeFile(path.join(dir, 'key.bin'), '0123456789abcdef');
       return recording('-hls_key_info_file', 'key.info')(dir);
     },
-    share: 100,
+    share: 80,
   },
-  'ffmpeg-byte-ranges-ts': { make: recording('-hls_flags', 'single_file'), share: 100 },
+  'ffmpeg-byte-ranges-ts': { make: recording('-hls_flags', 'single_file'), share: 80 },
   'ffmpeg-byte-ranges-fmp4': {
     make: recording('-hls_flags', 'single_file', '-hls_segment_type', 'fmp4'), share: 80,
   },
@@ -89,7 +89,7 @@ const cases = {
         '-hls_segment_filename', '%v_%d.m4s', '%v.m3u8'], dir);
       return 'master.m3u8';
     },
-    share: 100, init: true, variants: 'all',
+    share: 80, init: true, variants: 'all',
   },
   'shaka-byte-ranges-audio': { make: shaka, share: 80, variants: 'all', needs: packager },
 };
