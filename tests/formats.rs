@@ -303,6 +303,40 @@ async fn an_encoder_that_starts_anew_writes_another_section_under_the_old_name()
 }
 
 #[tokio::test]
+async fn tokens_that_change_at_each_load_cost_no_second_section_where_the_path_is_the_name() {
+    let origin = Origin::default();
+    origin.set("/init.mp4", "the section");
+    for number in 1..5 {
+        origin.set(&format!("/{number}.m4s"), "x");
+    }
+    let with_token = |token: &str, numbers: Range<u64>| {
+        let map = format!("#EXT-X-MAP:URI=\"init.mp4?t={token}\"");
+        let first = numbers.start;
+        let segments = numbers.map(|number| format!("{number}.m4s?t={token}"));
+        let lines: Vec<String> = std::iter::once(map).chain(segments).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        list(first, &lines)
+    };
+    origin.set("/i.m3u8", with_token("a", 1..3));
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "match = \"path\"");
+    pipeline.ready("2.m4s?t=viewer", Some(2)).await;
+    for (token, newest) in [("b", 3), ("c", 4)] {
+        origin.set("/i.m3u8", with_token(token, 1..newest + 1));
+        let name = format!("{newest}.m4s?t=viewer");
+        pipeline.ready(&name, Some(newest)).await;
+    }
+    let init = pipeline.ready("init.mp4?t=viewer", None).await;
+    assert_eq!(all(&init), b"the section");
+    let asked = origin.asked.lock().unwrap().clone();
+    let media: Vec<_> = asked
+        .iter()
+        .filter(|path| !path.contains(".m3u8"))
+        .collect();
+    assert_eq!(media.len(), 5, "{media:?}");
+}
+
+#[tokio::test]
 async fn byte_ranges_are_fetched_as_such_and_told_apart_by_their_numbers() {
     let origin = Origin::default();
     origin.set("/all.mp4", bytes(0..1000));
