@@ -54,6 +54,11 @@
 //! - [`sibling`] is a room of its own, between `fetch` and `peer`: who is a sibling, who fetches, who
 //!   waits. A segment's name does not say which bytes are meant, so a REQUEST between boxes carries
 //!   the playlist and since when the asker follows it, and BINARY a CRC-32C; others ignore both.
+//! - An initialization section (`EXT-X-MAP`) is kept beside the segments ([`ids::RenditionIndex`]) and
+//!   has no number: a REQUEST names it by its `url` alone. A byte range is named by `url` and `sn`, for
+//!   the number says which part is meant; a `url` alone that stands for several parts is LACK.
+//! - A recording has no live edge: of a playlist that is complete when it is first loaded, the first
+//!   `window` is fetched, for that is where its viewers begin.
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
 //! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,

@@ -100,8 +100,9 @@ pub struct ChannelMetrics {
     pub requests_lack: Counter,
     /// Segments that can be served now, `edgeseed_store_segments`.
     pub store_segments: Gauge,
-    /// Milliseconds that the newest stored segment lies behind the live edge,
-    /// `edgeseed_live_edge_lag_seconds`.
+    /// Milliseconds behind the live edge, `edgeseed_live_edge_lag_seconds`: since the media of the
+    /// newest stored segment ended by the encoder's clock (`EXT-X-PROGRAM-DATE-TIME`); without such
+    /// a clock, for how long the newest listed segment has been missing.
     pub live_edge_lag_ms: Gauge,
     /// Whether the channel has been accepted by its signalling server,
     /// `edgeseed_signal_connected`.

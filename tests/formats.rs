@@ -1,7 +1,9 @@
 //! What playlists hold besides whole segments of MPEG-TS, from a real origin to the store.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail the test
 use std::collections::HashMap;
+use std::io::Write;
 use std::ops::Range;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use edgeseed::ids::{ChannelName, MediaSequence};
 use edgeseed::metrics::Metrics;
 use edgeseed::sibling::Siblings;
 use edgeseed::store::{Found, Segment, Store};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,6 +34,10 @@ struct Origin {
     asked: Arc<Mutex<Vec<String>>>,
     /// Answers a request for a range with all there is, as some servers do.
     knows_no_ranges: bool,
+    /// Sends everything in gzip.
+    compresses: bool,
+    /// From path to path.
+    redirects: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Origin {
@@ -61,6 +69,16 @@ impl Origin {
             asked += range;
         }
         origin.asked.lock().unwrap().push(asked);
+        let redirect = origin
+            .redirects
+            .lock()
+            .unwrap()
+            .get(request.uri().path())
+            .cloned();
+        if let Some(to) = redirect {
+            let response = Response::builder().status(302).header(header::LOCATION, to);
+            return response.body(Body::empty()).unwrap();
+        }
         let found = origin
             .files
             .lock()
@@ -70,6 +88,12 @@ impl Origin {
         let Some(bytes) = found else {
             return Response::builder().status(404).body(Body::empty()).unwrap();
         };
+        if origin.compresses {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(&bytes).unwrap();
+            let response = Response::builder().header(header::CONTENT_ENCODING, "gzip");
+            return response.body(encoder.finish().unwrap().into()).unwrap();
+        }
         match range.filter(|_| !origin.knows_no_ranges) {
             None => Response::new(bytes.into()),
             Some(range) => {
@@ -279,6 +303,40 @@ async fn an_encoder_that_starts_anew_writes_another_section_under_the_old_name()
 }
 
 #[tokio::test]
+async fn tokens_that_change_at_each_load_cost_no_second_section_where_the_path_is_the_name() {
+    let origin = Origin::default();
+    origin.set("/init.mp4", "the section");
+    for number in 1..5 {
+        origin.set(&format!("/{number}.m4s"), "x");
+    }
+    let with_token = |token: &str, numbers: Range<u64>| {
+        let map = format!("#EXT-X-MAP:URI=\"init.mp4?t={token}\"");
+        let first = numbers.start;
+        let segments = numbers.map(|number| format!("{number}.m4s?t={token}"));
+        let lines: Vec<String> = std::iter::once(map).chain(segments).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        list(first, &lines)
+    };
+    origin.set("/i.m3u8", with_token("a", 1..3));
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "match = \"path\"");
+    pipeline.ready("2.m4s?t=viewer", Some(2)).await;
+    for (token, newest) in [("b", 3), ("c", 4)] {
+        origin.set("/i.m3u8", with_token(token, 1..newest + 1));
+        let name = format!("{newest}.m4s?t=viewer");
+        pipeline.ready(&name, Some(newest)).await;
+    }
+    let init = pipeline.ready("init.mp4?t=viewer", None).await;
+    assert_eq!(all(&init), b"the section");
+    let asked = origin.asked.lock().unwrap().clone();
+    let media: Vec<_> = asked
+        .iter()
+        .filter(|path| !path.contains(".m3u8"))
+        .collect();
+    assert_eq!(media.len(), 5, "{media:?}");
+}
+
+#[tokio::test]
 async fn byte_ranges_are_fetched_as_such_and_told_apart_by_their_numbers() {
     let origin = Origin::default();
     origin.set("/all.mp4", bytes(0..1000));
@@ -442,4 +500,162 @@ async fn the_lag_is_by_the_encoders_clock_where_there_is_one() {
         }
     };
     tokio::time::timeout(PATIENCE, told).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redirect_gives_the_base_of_what_is_listed_and_reloads_go_to_the_old_address() {
+    let origin = Origin::default();
+    let redirect = |to: &str| {
+        let mut redirects = origin.redirects.lock().unwrap();
+        redirects.insert("/i.m3u8".into(), to.into());
+    };
+    redirect("/here/i.m3u8");
+    origin.set("/here/i.m3u8", list(1, &["1.ts"]));
+    origin.set("/here/1.ts", "one");
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "");
+    assert_eq!(all(&*pipeline.ready("1.ts", Some(1)).await), b"one");
+    origin.set("/there/i.m3u8", list(1, &["1.ts", "2.ts"]));
+    origin.set("/there/2.ts", "two");
+    redirect("/there/i.m3u8");
+    assert_eq!(all(&*pipeline.ready("2.ts", Some(2)).await), b"two");
+}
+
+#[tokio::test]
+async fn a_compressed_playlist_is_read_and_one_that_swells_beyond_the_cap_is_refused() {
+    let origin = Origin {
+        compresses: true,
+        ..Origin::default()
+    };
+    let mut small = list(1, &["1.ts"]);
+    origin.set("/small.m3u8", small.clone());
+    small += &"# a comment\n".repeat(1 << 20);
+    origin.set("/huge.m3u8", small);
+    let base = origin.serve().await;
+    let (output, _) = probe(&format!("{base}/small.m3u8")).await;
+    assert!(output.contains("1 segments"), "{output}");
+    let (output, failed) = probe(&format!("{base}/huge.m3u8")).await;
+    assert!(output.contains("larger than the 2097152 bytes"), "{output}");
+    assert!(failed);
+}
+
+#[tokio::test]
+async fn the_names_of_subtitles_and_other_video_count_though_they_are_not_prefetched() {
+    for kind in ["SUBTITLES", "VIDEO"] {
+        let origin = Origin::default();
+        origin.set(
+            "/m.m3u8",
+            format!(
+                "#EXTM3U\n#EXT-X-MEDIA:TYPE={kind},GROUP-ID=\"g\",NAME=\"n\",URI=\"other/i.m3u8\"\n\
+                 #EXT-X-STREAM-INF:BANDWIDTH=1,{kind}=\"g\"\nmain/i.m3u8\n"
+            ),
+        );
+        for folder in ["main", "other"] {
+            origin.set(&format!("/{folder}/i.m3u8"), list(1, &["1.m4s"]));
+            origin.set(&format!("/{folder}/1.m4s"), folder);
+        }
+        let base = origin.serve().await;
+        let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), "");
+        let stored = |pipeline: &Pipeline| pipeline.store.summary(&news()).segments == 1;
+        pipeline.until(|p| stored(p).then_some(())).await;
+        assert!(is_absent(&pipeline.find("1.m4s", Some(1))), "{kind}");
+        assert_eq!(origin.asked("/other/1.m4s"), 0);
+    }
+}
+
+/// What `edgeseed probe` says, and whether it fails as when a service is unavailable.
+async fn probe(url: &str) -> (String, bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgeseed"));
+    command.args(["probe", url]);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.unwrap().unwrap();
+    let code = output.status.code().unwrap();
+    assert!([0, 69].contains(&code), "{code}");
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), code == 69)
+}
+
+#[tokio::test]
+async fn probe_shows_what_is_refused_and_why_and_what_works() {
+    let origin = Origin::default();
+    for name in ["/init.mp4", "/1.m4s"] {
+        origin.set(name, bytes(0..500));
+    }
+    origin.set("/all.mp4", bytes(0..1000));
+    let lines = [
+        "#EXT-X-MAP:URI=\"init.mp4\"",
+        "1.m4s",
+        "#EXT-X-GAP",
+        "gap.m4s",
+        "ftp://x/2.m4s",
+        "#EXT-X-BYTERANGE:300@100",
+        "all.mp4",
+    ];
+    origin.set("/i.m3u8", list(1, &lines));
+    let base = origin.serve().await;
+    let (output, failed) = probe(&format!("{base}/i.m3u8")).await;
+    assert!(!failed, "{output}");
+    for expected in [
+        "media playlist, live: 4 segments, 4.0 s, target duration 1 s, media sequence 1",
+        "refused: 2 gap.m4s: the origin marks it as missing (EXT-X-GAP)",
+        "refused: 3 ftp://x/2.m4s: its URI is not an http or https address",
+        "initialization section init.mp4 (from 1 on): 500 bytes",
+        "4 all.mp4 (1.0 s), bytes 100-399: 300 bytes",
+        "1 1.m4s (1.0 s): 500 bytes",
+    ] {
+        assert!(output.contains(expected), "{expected:?} in\n{output}");
+    }
+}
+
+#[tokio::test]
+async fn probe_fails_and_names_the_address_when_a_playlist_or_all_of_its_segments_do() {
+    let origin = Origin::default();
+    origin.set("/i.m3u8", list(1, &["1.ts", "2.ts"]));
+    origin.set("/text.m3u8", "<html>sign in</html>");
+    let streams = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2\ni.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=1\ngone.m3u8\n";
+    origin.set("/m.m3u8", streams);
+    let base = origin.serve().await;
+    for (path, expected) in [
+        (
+            "i.m3u8",
+            format!(
+                "{base}/i.m3u8: none of its segments can be fetched, last {base}/1.ts: answered 404"
+            ),
+        ),
+        (
+            "text.m3u8",
+            format!("{base}/text.m3u8: not an HLS playlist: it begins with \"<html>"),
+        ),
+        (
+            "m.m3u8",
+            format!("{base}/gone.m3u8: answered 404 Not Found"),
+        ),
+        (
+            "none.m3u8",
+            format!("{base}/none.m3u8: answered 404 Not Found"),
+        ),
+    ] {
+        let (output, failed) = probe(&format!("{base}/{path}")).await;
+        assert!(
+            failed && output.contains(&expected),
+            "{expected:?} in\n{output}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn probe_tells_of_names_that_viewers_could_not_mean() {
+    let origin = Origin::default();
+    origin.set(
+        "/m.m3u8",
+        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=2\nhigh/i.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlow/i.m3u8\n",
+    );
+    for folder in ["high", "low"] {
+        origin.set(&format!("/{folder}/i.m3u8"), list(1, &["1.ts"]));
+        origin.set(&format!("/{folder}/1.ts"), folder);
+    }
+    let base = origin.serve().await;
+    let (output, _) = probe(&format!("{base}/m.m3u8")).await;
+    let expected = "not served with variants = \"highest\": 1.ts names different segments";
+    assert!(output.contains(expected), "{output}");
 }

@@ -120,6 +120,9 @@ fn multivariant(list: &Multivariant) -> String {
     for audio in &list.audio {
         writeln!(text, "audio {}: {}", audio.group, audio.url).unwrap();
     }
+    for url in &list.others {
+        writeln!(text, "not prefetched: {url}").unwrap();
+    }
     for (name, variants) in [
         ("highest", Variants::Highest),
         ("lowest", Variants::Lowest),

@@ -80,10 +80,14 @@ impl Probe {
             let (group, url) = (&audio.group, &audio.url);
             say(&format!("  audio {group:?}  {url}{}", mark(url)));
         }
+        for url in &list.others {
+            say(&format!("  not prefetched  {url}"));
+        }
         // Those that are followed first, as `shared_names` has them.
         let mut urls = highest.clone();
-        let others = list.choose(Variants::All);
-        urls.extend(others.into_iter().filter(|url| !highest.contains(url)));
+        let others = list.choose(Variants::All).into_iter();
+        let others = others.chain(list.others.iter().cloned());
+        urls.extend(others.filter(|url| !highest.contains(url)));
         let mut lists = Vec::new();
         for url in &urls {
             let playlist = match self.load(url, &list.variables).await {

@@ -233,7 +233,9 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let share = means.budget.take(RECEIVE_BUFFER).await;
     let attempt = means.siblings.attempt(channel, &job.announced.uri);
     let (announced, epoch) = (&job.announced, job.epoch);
-    if job.failures == 0 && neighbour::fetch(means, announced, epoch).await? {
+    // A section's number is this box's own, and none is worth a round trip to a sibling.
+    let shared = !announced.rendition.is_sections();
+    if shared && job.failures == 0 && neighbour::fetch(means, announced, epoch).await? {
         return Ok(());
     }
     attempt.fetching();

@@ -153,6 +153,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
     followed.truncate(MAX_PLAYLISTS);
     let mut all = followed.clone();
     all.extend(multivariant.choose(crate::config::Variants::All));
+    all.extend(multivariant.others.iter().cloned());
     let mut listed: Vec<Url> = Vec::new();
     for url in all {
         if !listed.contains(&url) && listed.len() < 2 * MAX_PLAYLISTS {

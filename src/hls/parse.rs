@@ -95,7 +95,14 @@ struct Next {
     range: Option<(u64, Option<u64>)>,
     discontinuity: bool,
     program_time: Option<SystemTime>,
-    variant: Option<(u64, Option<String>)>,
+    variant: Option<NextVariant>,
+}
+
+#[derive(Default)]
+struct NextVariant {
+    bandwidth: u64,
+    audio: Option<String>,
+    only_sound: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -144,17 +151,24 @@ impl<'a> Draft<'a> {
             Tag::StreamInf(tag) => {
                 self.seen_multivariant = true;
                 let audio = tag.audio().map(|group| self.text(group)).transpose()?;
-                self.next.variant = Some((tag.bandwidth(), audio.map(Cow::into_owned)));
+                self.next.variant = Some(NextVariant {
+                    bandwidth: tag.bandwidth(),
+                    audio: audio.map(Cow::into_owned),
+                    only_sound: tag.resolution().is_none() && tag.codecs().is_some_and(only_sound),
+                });
             }
             Tag::Media(tag) => {
                 self.seen_multivariant = true;
-                let audio = tag.media_type() == EnumeratedString::Known(MediaType::Audio);
-                // Without a URI the audio is inside the variants (section 4.3.4.2.1).
-                if let (true, Some(uri)) = (audio, tag.uri())
+                // Without a URI it is inside the variants (section 4.3.4.2.1).
+                if let Some(uri) = tag.uri()
                     && let Ok(url) = self.resolve(&self.text(uri)?)
                 {
-                    let group = self.text(tag.group_id())?.into_owned();
-                    self.multivariant.audio.push(AudioRendition { group, url });
+                    if tag.media_type() == EnumeratedString::Known(MediaType::Audio) {
+                        let group = self.text(tag.group_id())?.into_owned();
+                        self.multivariant.audio.push(AudioRendition { group, url });
+                    } else {
+                        self.multivariant.others.push(url);
+                    }
                     self.count_entries()?;
                 }
             }
@@ -175,7 +189,7 @@ impl<'a> Draft<'a> {
             // Seen without the BANDWIDTH that section 4.3.4.2 asks for: still a variant.
             "-X-STREAM-INF" => {
                 self.seen_multivariant = true;
-                self.next.variant = Some((0, None));
+                self.next.variant = Some(NextVariant::default());
             }
             "-X-MEDIA" => self.seen_multivariant = true,
             _ if tag.validation_error().is_some() => return Err(bad(tag)),
@@ -250,12 +264,13 @@ impl<'a> Draft<'a> {
         let uri = self.text(uri)?.into_owned();
         let name = named(&uri)?;
         let next = std::mem::take(&mut self.next);
-        if let Some((bandwidth, audio)) = next.variant {
+        if let Some(next) = next.variant {
             if let Ok(url) = self.resolve(&uri) {
                 self.multivariant.variants.push(Variant {
                     url,
-                    bandwidth,
-                    audio,
+                    bandwidth: next.bandwidth,
+                    audio: next.audio,
+                    only_sound: next.only_sound,
                 });
             }
             return self.count_entries();
@@ -320,7 +335,8 @@ impl<'a> Draft<'a> {
     }
 
     fn count_entries(&self) -> Result<(), PlaylistError> {
-        let entries = self.multivariant.variants.len() + self.multivariant.audio.len();
+        let list = &self.multivariant;
+        let entries = list.variants.len() + list.audio.len() + list.others.len();
         within(entries, MAX_VARIANTS)
     }
 
@@ -354,6 +370,16 @@ impl<'a> Draft<'a> {
             endlist: self.endlist,
         }))
     }
+}
+
+/// Whether these `CODECS` (RFC 6381) are of sound alone.
+fn only_sound(codecs: &str) -> bool {
+    const SOUND: [&str; 6] = ["mp4a", "ac-3", "ec-3", "ac-4", "opus", "flac"];
+    let is_sound = |codec: &str| {
+        let kind = codec.trim().split('.').next().unwrap_or_default();
+        SOUND.iter().any(|sound| sound.eq_ignore_ascii_case(kind))
+    };
+    codecs.split(',').all(is_sound)
 }
 
 /// The attributes of a tag; what is in quotes, for those that are.

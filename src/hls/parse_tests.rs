@@ -345,3 +345,19 @@ fn the_audio_of_each_listing_of_the_chosen_video_comes_with_it() {
     let chosen = list.choose(Variants::Highest);
     assert_eq!(names(&chosen), ["v.m3u8", "aac.m3u8", "ac3.m3u8"]);
 }
+
+#[test]
+fn a_variant_of_sound_alone_is_not_the_lowest_of_those_with_pictures() {
+    let list = multivariant(
+        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=64000,CODECS=\"mp4a.40.5\"\nsound.m3u8\n\
+         #EXT-X-STREAM-INF:BANDWIDTH=600000,CODECS=\"avc1.42e00a,mp4a.40.2\"\nlow.m3u8\n\
+         #EXT-X-STREAM-INF:BANDWIDTH=900000\nhigh.m3u8\n",
+    );
+    assert_eq!(names(&list.choose(Variants::Lowest)), ["low.m3u8"]);
+    let radio = multivariant(
+        "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=64000,CODECS=\"mp4a.40.5\"\nlow.m3u8\n\
+         #EXT-X-STREAM-INF:BANDWIDTH=90000,CODECS=\"Opus\"\nhigh.m3u8\n",
+    );
+    assert_eq!(names(&radio.choose(Variants::Lowest)), ["low.m3u8"]);
+    assert_eq!(names(&radio.choose(Variants::Highest)), ["high.m3u8"]);
+}

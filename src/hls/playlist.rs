@@ -86,6 +86,9 @@ pub struct Multivariant {
     pub variants: Vec<Variant>,
     /// Audio that is not inside the variants.
     pub audio: Vec<AudioRendition>,
+    /// Other video and subtitles (`EXT-X-MEDIA`): not prefetched, but a viewer may ask for their
+    /// segments.
+    pub others: Vec<Url>,
     /// What its media playlists may import.
     pub variables: Arc<Variables>,
 }
@@ -99,6 +102,9 @@ pub struct Variant {
     pub bandwidth: u64,
     /// The group of its audio renditions.
     pub audio: Option<String>,
+    /// Its `CODECS` are of sound alone: for devices without a screen. Players leave it out where
+    /// others have pictures.
+    pub only_sound: bool,
 }
 
 /// One `EXT-X-MEDIA:TYPE=AUDIO` with a playlist of its own.
@@ -214,11 +220,13 @@ impl Multivariant {
         let chosen: Vec<&Variant> = match variants {
             Variants::All => self.variants.iter().collect(),
             Variants::Highest => {
-                let best = self.variants.iter().rev().max_by_key(|v| v.bandwidth);
+                let best = self.variants.iter().rev();
+                let best = best.max_by_key(|v| (!v.only_sound, v.bandwidth));
                 best.into_iter().collect()
             }
             Variants::Lowest => {
-                let best = self.variants.iter().min_by_key(|v| v.bandwidth);
+                let best = self.variants.iter();
+                let best = best.min_by_key(|v| (v.only_sound, v.bandwidth));
                 best.into_iter().collect()
             }
         };

@@ -132,7 +132,8 @@ impl Collector for Numbers {
         self.gauges(
             out,
             "edgeseed_live_edge_lag_seconds",
-            "How far the newest stored segment lies behind the newest listed one.",
+            "How long ago the media of the newest stored segment ended, by the encoder's clock; \
+             without one, for how long the newest listed segment has been missing.",
             |channel| channel.live_edge_lag_ms.get() as f64 / 1000.0,
         )?;
         self.gauges(

@@ -255,9 +255,13 @@ impl Store {
         uri: &SegmentUri,
     ) {
         if self.inner.index().share(channel, rendition, matching) {
+            let what = match rendition.is_sections() {
+                true => "no initialization section",
+                false => "no segment",
+            };
             log::warn!(
-                "channel {channel}: {uri} is the name of different segments in a playlist that is \
-                 followed and in one that is not. Viewers name a segment by that, so nothing of the \
+                "channel {channel}: {uri} is the name of different things in a playlist that is \
+                 followed and in one that is not. Viewers name a segment by that, so {what} of the \
                  followed one can be served to them; {NAMES_OF_THEIR_OWN}"
             );
             self.inner.after_change(channel, Vec::new());
