@@ -46,12 +46,12 @@ async fn a_parent_hears_of_its_child_before_it_hears_from_it() {
 async fn without_a_box_viewers_are_paired_with_one_another() {
     let server = Running::start(any_port()).await;
     let (mut one, one_id) = Page::holding(server.addr, json!({"level": "8.00"})).await;
+    // It has been the other's child since before it held anything.
     let (mut two, two_id) = Page::holding(server.addr, json!({"level": "8.00"})).await;
     let (mut three, three_id) = Page::enter(server.addr).await;
     assert_eq!(
         three.settle().await,
-        // 2 has been 1's child since before it held anything.
-        [connect(&two_id, true), connect(&one_id, true)]
+        [connect(&one_id, true), connect(&two_id, true)]
     );
     assert_eq!(two.settle().await, [connect(&three_id, false)]);
     assert_eq!(

@@ -123,7 +123,9 @@ impl Swarm {
         now: Instant,
         out: &mut Outbound,
     ) {
-        let before = self.rank(socket);
+        // Who turns out to be a box is a new parent.
+        let known = self.is_box(socket) == room.is_some();
+        let before = self.rank(socket).filter(|_| known);
         self.change(socket, |member| member.report(level, room, now));
         let is_box = self.is_box(socket);
         if is_box {

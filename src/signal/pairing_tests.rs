@@ -391,3 +391,14 @@ fn parents_are_listed_best_first() {
         ["7: parents id3. id2. id6."]
     );
 }
+
+#[test]
+fn a_page_that_turns_out_to_be_a_box_is_offered_as_one() {
+    let mut scene = Scene::new();
+    for (page, level) in [(3, 9.0), (2, 5.0)] {
+        scene.enter(page);
+        scene.level(page, level);
+    }
+    let offered = ["2: expect id3.", "3: open id2."];
+    assert_eq!(scene.report(2, 5.0, ROOM), offered);
+}
