@@ -149,11 +149,13 @@ pub enum Refused {
     Rate,
     /// A signal: nobody of that id is in the sender's channels.
     Unroutable,
+    /// A signal: too much waits for its receiver already.
+    Flood,
 }
 
 impl Refused {
     /// All of them in their order, as `/metrics` names them.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::Sockets, "sockets"),
         (Self::Address, "address"),
         (Self::Handshake, "handshake"),
@@ -166,6 +168,7 @@ impl Refused {
         (Self::Message, "message"),
         (Self::Rate, "rate"),
         (Self::Unroutable, "unroutable"),
+        (Self::Flood, "flood"),
     ];
 }
 

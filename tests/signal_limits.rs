@@ -50,9 +50,9 @@ async fn one_address_takes_its_share_of_sockets_and_is_told_why_it_gets_no_more(
         ..config()
     })
     .await;
-    let (first, _) = Page::enter(server.addr).await;
-    let (mut second, _) = Page::enter(server.addr).await;
-    let third = Page::open(server.addr).await;
+    let open = || Page::open_from("127.0.0.3", server.addr);
+    let (first, mut second, third) = (open().await, open().await, open().await);
+    second.enter_channel(CHANNEL).await;
     let goodbye = third.hung_up().await.unwrap();
     assert_eq!(u16::from(goodbye.code), 1013);
     assert!(goodbye.reason.contains("too many sockets of this address"));
@@ -62,7 +62,7 @@ async fn one_address_takes_its_share_of_sockets_and_is_told_why_it_gets_no_more(
     other.enter_channel(CHANNEL).await;
     first.vanish();
     server.until_sockets(2).await;
-    let (_fourth, _) = Page::enter(server.addr).await;
+    open().await.enter_channel(CHANNEL).await;
     second.settle().await;
     server.stop().await;
 }
@@ -115,23 +115,75 @@ async fn a_message_that_is_too_long_ends_its_socket_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_socket_that_does_not_read_is_dropped_and_its_sender_goes_on() {
+async fn a_socket_that_does_not_read_is_dropped_and_its_senders_go_on() {
     let server = Running::start(any_port()).await;
     let (slow, slow_id) = Page::enter(server.addr).await;
+    let (mut other, other_id) = Page::enter(server.addr).await;
+    let mut senders = Vec::new();
+    while server.refused(Refused::Flood) == 0 {
+        assert!(senders.len() < 20, "no flood fills its buffers");
+        senders.push(flood(&server, &slow_id).await);
+    }
+    for mut sender in senders {
+        sender
+            .say(json!({"action": "signal", "to_peer_id": other_id, "data": 1}))
+            .await;
+        assert_eq!(other.hear().await["data"], 1);
+    }
+    // A write may take 10 s.
+    soon(async {
+        while server.refused(Refused::Slow) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    slow.hung_up().await;
+    server.stop().await;
+}
+
+/// A page that has sent so much to another as fits into one burst of the rate, and was heard.
+async fn flood(server: &Running, to: &str) -> Page {
+    let (mut page, _) = Page::enter(server.addr).await;
+    let data = "x".repeat(16_000);
+    let flood = json!({"action": "signal", "to_peer_id": to, "data": data}).to_string();
+    for _ in 0..90 {
+        page.say_text(&flood).await;
+    }
+    page.settle().await;
+    page
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_stays_in_while_others_flood_it() {
+    let server = Running::start(any_port()).await;
+    let (mut victim, victim_id) = Page::enter(server.addr).await;
+    let mut flooders = Vec::new();
+    while server.refused(Refused::Flood) == 0 {
+        assert!(flooders.len() < 20, "no flood fills its buffers");
+        flooders.push(flood(&server, &victim_id).await);
+    }
+    // It was busy for a while; now it reads on.
+    victim.settle().await;
+    assert_eq!(server.refused(Refused::Slow), 0);
+    can_talk(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_signal_that_is_too_long_is_refused_and_its_sender_stays_in() {
+    let server = Running::start(any_port()).await;
     let (mut sender, _) = Page::enter(server.addr).await;
     let (mut other, other_id) = Page::enter(server.addr).await;
-    // Far more than its socket buffers and its outbox hold, within one burst of the rate.
-    let data = "x".repeat(60_000);
-    let flood = json!({"action": "signal", "to_peer_id": slow_id, "data": data}).to_string();
-    for _ in 0..90 {
-        sender.say_text(&flood).await;
-    }
-    sender
-        .say(json!({"action": "signal", "to_peer_id": other_id, "data": 1}))
-        .await;
-    assert_eq!(other.hear().await["data"], 1);
-    slow.hung_up().await;
-    assert_eq!(server.refused(Refused::Slow), 1);
+    let signal = |bytes: usize| {
+        // Two of them are its quotes.
+        let data = "x".repeat(bytes - 2);
+        json!({"action": "signal", "to_peer_id": other_id, "data": data})
+    };
+    sender.say(signal(16 * 1024 + 1)).await;
+    sender.settle().await;
+    assert_eq!(server.refused(Refused::Message), 1);
+    sender.say(signal(16 * 1024)).await;
+    assert_eq!(other.hear().await["action"], "signal");
     server.stop().await;
 }
 
@@ -139,13 +191,11 @@ async fn a_socket_that_does_not_read_is_dropped_and_its_sender_goes_on() {
 async fn a_stop_does_not_wait_for_a_socket_that_does_not_read() {
     let server = Running::with(config()).await;
     let (slow, slow_id) = Page::enter(server.addr).await;
-    let (mut sender, _) = Page::enter(server.addr).await;
-    // More than the socket's buffers hold, less than its outbox: it is being written to.
-    let flood = json!({"action": "signal", "to_peer_id": slow_id, "data": "x".repeat(60_000)});
-    let mut sent = 0;
-    while server.refused(Refused::Slow) == 0 && sent < 90 {
-        sender.say(flood.clone()).await;
-        sent += 1;
+    // More than the socket's buffers hold: it is being written to.
+    let mut senders = Vec::new();
+    while server.refused(Refused::Flood) == 0 {
+        assert!(senders.len() < 20, "no flood fills its buffers");
+        senders.push(flood(&server, &slow_id).await);
     }
     server.stop.cancel();
     // A write may take 10 s.

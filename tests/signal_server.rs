@@ -65,7 +65,8 @@ async fn an_enter_that_cannot_be_understood_is_rejected_with_a_reason() {
 #[tokio::test]
 async fn one_page_that_enters_four_times_is_four_peers_and_each_has_its_parent() {
     let server = Running::start(any_port()).await;
-    let (mut holder, holder_id) = Page::holding(server.addr, json!({"level": 100})).await;
+    let (mut holder, holder_id) =
+        Page::holding(server.addr, json!({"level": 100, "room": 64})).await;
     let mut entries = Vec::new();
     for _ in 0..4 {
         let (mut page, id) = Page::enter(server.addr).await;
@@ -85,7 +86,8 @@ async fn one_page_that_enters_four_times_is_four_peers_and_each_has_its_parent()
 #[tokio::test]
 async fn a_second_enter_on_a_socket_replaces_the_first() {
     let server = Running::start(any_port()).await;
-    let (mut holder, holder_id) = Page::holding(server.addr, json!({"level": 100})).await;
+    let (mut holder, holder_id) =
+        Page::holding(server.addr, json!({"level": 100, "room": 64})).await;
     let (mut page, old) = Page::enter(server.addr).await;
     page.settle().await;
     let new = page.enter_channel(CHANNEL).await;
@@ -116,7 +118,7 @@ async fn who_leaves_by_any_name_is_offered_to_nobody() {
         json!({"action": "leave", "peer_id": "somebody"}),
         json!({"action": "leave", "peer_id": {}}),
     ] {
-        let (mut holder, _) = Page::holding(server.addr, json!({"level": 100})).await;
+        let (mut holder, _) = Page::holding(server.addr, json!({"level": 100, "room": 64})).await;
         holder.say(leave).await;
         holder.enter_channel("another").await;
         let (mut page, _) = Page::enter(server.addr).await;

@@ -14,23 +14,17 @@ pub struct SocketId(pub u64);
 /// Children of one page: it has one small uplink. A box knows its own bound.
 pub(crate) const MAX_CHILDREN: usize = 8;
 
-/// Who reports this level is a box even if it does not say how much room it has: it is what a box
-/// reports unless told otherwise, and pages report the mean of what they hold, a few tens at most.
-pub(crate) const BOX_LEVEL: f64 = 100.0;
-
-/// How many a box takes that does not say: the default of `[peer] max-peers`.
-const BOX_PLACES: usize = 64;
-
 /// A box with less than one in so many of its places free is passed over: its report is up to 30 s
 /// old, viewers that are on their way to it may have taken the rest, and who loses its only parent
 /// should still find a place somewhere.
 const RESERVE: usize = 10;
 
-/// A parent that fails so many children in a row is passed over until its next report, which
-/// comes every 30 s. One failure may be the child's own, three hardly are.
+/// A parent that fails so many children in a row is passed over. One failure may be the child's
+/// own, three hardly are.
 const MAX_REFUSALS: u8 = 3;
 
-/// For how long a pair that failed is not formed again: a box that was full may have room by then.
+/// For how long a pair that failed is not formed again, and a parent that failed several children
+/// is passed over: a box that was full may have room by then.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Failures remembered for each member; beyond that the oldest is forgotten.
@@ -73,7 +67,8 @@ pub(crate) enum Tier {
 }
 
 /// How good a parent somebody makes; the best comes first. Boxes by how full they are, pages by
-/// their level.
+/// their level; of equal pages the oldest are filled first, so that they form a wide tree and not
+/// a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     pub(crate) tier: Tier,
@@ -111,9 +106,13 @@ pub(crate) struct Link {
 pub(crate) struct Member {
     pub(crate) id: PeerId,
     pub(crate) level: Level,
-    /// How many more it takes, as far as we know: what it said, and what has changed since.
+    /// How many more it takes, as far as we know: what it said, and what has changed since. Who
+    /// says so is a box; whatever level a page claims, it stays a page.
     room: Option<usize>,
     refusals: u8,
+    refused: Option<Instant>,
+    /// Whether whoever lacked a parent was offered this one since it entered.
+    pub(crate) offered: bool,
     turn: u64,
     pub(crate) parents: Vec<Link>,
     pub(crate) children: BTreeSet<SocketId>,
@@ -128,6 +127,8 @@ impl Member {
             level: Level(0.0),
             room: None,
             refusals: 0,
+            refused: None,
+            offered: false,
             turn: 0,
             parents: Vec::new(),
             children: BTreeSet::new(),
@@ -136,16 +137,19 @@ impl Member {
         }
     }
 
-    /// What it reports counts from now on, and what it did before is forgiven.
-    pub(crate) fn report(&mut self, level: f64, room: Option<u32>) {
+    /// What it reports counts from now on; refusals are forgiven after [`RETRY_AFTER`].
+    pub(crate) fn report(&mut self, level: f64, room: Option<u32>, now: Instant) {
         // `+ 0.0` makes -0 a 0, which the total order tells apart.
         self.level = Level(level + 0.0);
         self.room = room.map(|room| usize::try_from(room).unwrap_or(usize::MAX));
-        self.refusals = 0;
+        let forgiven = |at| now.saturating_duration_since(at) >= RETRY_AFTER;
+        if self.refused.is_some_and(forgiven) {
+            self.reached();
+        }
     }
 
     pub(crate) fn is_box(&self) -> bool {
-        self.room.is_some() || self.level >= Level(BOX_LEVEL)
+        self.room.is_some()
     }
 
     /// Its place among the parents; `None`: it takes no child. A box without any room is left
@@ -153,10 +157,11 @@ impl Member {
     /// again when it has room.
     pub(crate) fn rank(&self, socket: SocketId) -> Option<Rank> {
         let children = self.children.len();
-        let (level, load) = if self.is_box() {
-            (Level(0.0), children.saturating_mul(1000) / self.places())
+        let (level, load, turn) = if self.is_box() {
+            let load = children.saturating_mul(1000) / self.places();
+            (Level(0.0), load, self.turn)
         } else {
-            (self.level, children)
+            (self.level, 0, 0)
         };
         let takes_children = match self.is_box() {
             true => self.room != Some(0),
@@ -166,7 +171,7 @@ impl Member {
             tier: self.tier(),
             level: Reverse(level),
             load,
-            turn: self.turn,
+            turn,
             socket,
         })
     }
@@ -189,10 +194,8 @@ impl Member {
 
     /// At least 1.
     fn places(&self) -> usize {
-        let known = self
-            .room
-            .map(|room| room.saturating_add(self.children.len()));
-        known.unwrap_or(BOX_PLACES).max(1)
+        let room = self.room.unwrap_or(0);
+        room.saturating_add(self.children.len()).max(1)
     }
 
     /// Gets a child; `turn` if it is the child's first parent.
@@ -209,12 +212,16 @@ impl Member {
         }
     }
 
-    /// As a parent: a child reached it, or could not.
-    pub(crate) fn reached(&mut self, reached: bool) {
-        self.refusals = match reached {
-            true => 0,
-            false => self.refusals.saturating_add(1),
-        };
+    /// As a parent: a child reached it.
+    pub(crate) fn reached(&mut self) {
+        self.refusals = 0;
+        self.refused = None;
+    }
+
+    /// As a parent: a child could not reach it.
+    pub(crate) fn refused(&mut self, now: Instant) {
+        self.refusals = self.refusals.saturating_add(1);
+        self.refused = Some(now);
     }
 
     pub(crate) fn link_to(&mut self, parent: SocketId) -> Option<&mut Link> {

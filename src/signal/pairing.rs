@@ -7,7 +7,7 @@
 //!
 //! Boxes have no parents. They are introduced to each other as *siblings*.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::member::{Level, Link, Member, Rank, SocketId, Tier};
@@ -31,7 +31,8 @@ pub(crate) const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Children that a new parent gets at once: their offers, some 1 kB each with the candidates, are
 /// half of what may wait for it in the server, and a small machine is busy for a while with so many
-/// handshakes. Further children get it when they report, within 30 s.
+/// handshakes. Further children get it when they report, within 30 s. And so many who lost a
+/// parent or a sibling are given another within one second; the others wait for the next.
 pub(crate) const MAX_AT_ONCE: usize = 128;
 
 /// Possible parents looked at for one member, and listed in `parents`: the best come first, and
@@ -44,12 +45,18 @@ const MAX_ANCESTORS: usize = 64;
 /// The members of one channel. A socket is one member of it, so that sockets name members.
 #[derive(Debug, Default)]
 pub(crate) struct Swarm {
-    members: HashMap<SocketId, Member>,
+    members: BTreeMap<SocketId, Member>,
     by_id: HashMap<PeerId, SocketId>,
     /// Everybody who takes a child.
     ranking: BTreeSet<Rank>,
     /// Boxes that take a sibling, the oldest first.
     lonely: BTreeSet<SocketId>,
+    /// Pages that lack a parent, by how many they have.
+    lacking: BTreeSet<(usize, SocketId)>,
+    /// Whoever lost a parent or a sibling and was not given another yet.
+    bereft: BTreeSet<SocketId>,
+    /// Of them, those who were looked after since the last tick.
+    consoled: usize,
     /// Pairs that were formed, child first, in the order of time: to be looked at after
     /// [`OPEN_WITHIN`].
     formed: VecDeque<(Instant, SocketId, SocketId)>,
@@ -80,6 +87,7 @@ impl Swarm {
     pub(crate) fn add(&mut self, socket: SocketId, id: PeerId, now: Instant, out: &mut Outbound) {
         self.by_id.insert(id.clone(), socket);
         self.members.insert(socket, Member::new(id.clone()));
+        self.change(socket, |_| ());
         let accept = ServerMessage::Accept {
             live: true,
             peer_id: id,
@@ -95,6 +103,7 @@ impl Swarm {
             return;
         };
         self.by_id.remove(&member.id);
+        self.bereft.remove(&socket);
         for link in &member.parents {
             self.change(link.parent, |parent| parent.release(socket));
         }
@@ -106,9 +115,9 @@ impl Swarm {
         for sibling in &member.siblings {
             self.change(*sibling, |sibling| _ = sibling.siblings.remove(&socket));
         }
-        for bereft in member.children.into_iter().chain(member.siblings) {
-            self.find_others(bereft, now, out);
-        }
+        self.bereft.extend(member.children);
+        self.bereft.extend(member.siblings);
+        self.console(now, out);
     }
 
     /// Somebody reports its level, not negative and finite, and perhaps its room.
@@ -120,13 +129,23 @@ impl Swarm {
         now: Instant,
         out: &mut Outbound,
     ) {
-        let before = self.rank(socket);
-        self.change(socket, |member| member.report(level, room));
-        if self.is_box(socket) {
+        // Who turns out to be a box is a new parent.
+        let known = self.is_box(socket) == room.is_some();
+        let before = self.rank(socket).filter(|_| known);
+        self.change(socket, |member| member.report(level, room, now));
+        let is_box = self.is_box(socket);
+        if is_box {
             self.leave_parents(socket);
         }
-        if before.is_none() {
-            self.offer_to_all(socket, now, out);
+        if before.is_none() && self.rank(socket).is_some() {
+            // A page whose level comes and goes is no news.
+            let member = self.members.get_mut(&socket);
+            let offered = member.map(|member| std::mem::replace(&mut member.offered, true));
+            if is_box {
+                self.offer_box(socket, now, out);
+            } else if offered == Some(false) {
+                self.offer_to_lacking(socket, now, out);
+            }
         }
         // Reports come regularly: the occasion to look again for what was not there before.
         self.find_others(socket, now, out);
@@ -141,7 +160,7 @@ impl Swarm {
             let member = self.members.get_mut(&child);
             if let Some(link) = member.and_then(|member| member.link_to(parent)) {
                 link.opened = true;
-                self.change(parent, |parent| parent.reached(true));
+                self.change(parent, |parent| parent.reached());
             }
         }
     }
@@ -155,11 +174,13 @@ impl Swarm {
         out: &mut Outbound,
     ) {
         if let Some(other) = self.other_end(reporter, dc_id) {
-            self.part(reporter, other, now, out);
+            self.part(reporter, other, now);
+            self.console(now, out);
         }
     }
 
-    /// Parts the pairs that have not come about in time.
+    /// Parts the pairs that have not come about in time, and gives others to whoever waits for
+    /// them. To be called every second.
     pub(crate) fn expire(&mut self, now: Instant, out: &mut Outbound) {
         while let Some((since, child, parent)) = self.formed.front().copied()
             && now.saturating_duration_since(since) >= OPEN_WITHIN
@@ -168,9 +189,11 @@ impl Swarm {
             let links = self.links(child).iter();
             let mut this = links.filter(|link| link.parent == parent && link.since == since);
             if this.any(|link| !link.opened) {
-                self.part(child, parent, now, out);
+                self.part(child, parent, now);
             }
         }
+        self.consoled = 0;
+        self.console(now, out);
     }
 
     /// Whom this member could be paired with now, the best first.
@@ -183,6 +206,17 @@ impl Swarm {
                 ul_bw: parent.level.0,
             })
             .collect()
+    }
+
+    /// Gives others to whoever lost somebody: when a big box dies, the one that is left is not
+    /// flooded with all its viewers at once.
+    fn console(&mut self, now: Instant, out: &mut Outbound) {
+        while self.consoled < MAX_AT_ONCE
+            && let Some(bereft) = self.bereft.pop_first()
+        {
+            self.consoled += 1;
+            self.find_others(bereft, now, out);
+        }
     }
 
     /// Gives a member what it still lacks, as far as there is any: a page parents, a box siblings.
@@ -237,40 +271,51 @@ impl Swarm {
         }
     }
 
-    /// A new parent has appeared. Whoever lacks one gets it, those without any first; a box also
-    /// takes the place of a page, so that a box that was away gets its viewers back.
-    fn offer_to_all(&mut self, parent: SocketId, now: Instant, out: &mut Outbound) {
-        if self.rank(parent).is_none() {
-            return;
+    /// A new parent has appeared: whoever lacks one gets it, those without any first. Says how
+    /// many got it.
+    fn offer_to_lacking(&mut self, parent: SocketId, now: Instant, out: &mut Outbound) -> usize {
+        let lacking = self.lacking.iter().map(|(_, child)| *child);
+        let children: Vec<SocketId> = lacking.take(MAX_AT_ONCE).collect();
+        let mut given = 0;
+        for child in children {
+            let Some(rank) = self.rank(parent) else {
+                break;
+            };
+            if self.may_pair(child, rank, now) {
+                self.pair(child, parent, now, out);
+                given += 1;
+            }
         }
-        let mut children: Vec<(usize, SocketId)> = self
+        given
+    }
+
+    /// A box also takes the place of a page, so that a box that was away gets its viewers back.
+    fn offer_box(&mut self, parent: SocketId, now: Instant, out: &mut Outbound) {
+        let given = self.offer_to_lacking(parent, now, out);
+        let children: Vec<(SocketId, SocketId)> = self
             .members
             .iter()
-            .map(|(child, member)| (member.parents.len(), *child))
+            .filter(|(_, member)| member.parents.len() == MAX_PARENTS)
+            .filter_map(|(child, _)| Some((*child, self.weakest_page(*child)?)))
+            .take(MAX_AT_ONCE - given)
             .collect();
-        children.sort_unstable();
-        let mut given = 0;
-        for (parents, child) in children {
-            if given == MAX_AT_ONCE {
-                return;
-            }
+        for (child, weakest) in children {
             let Some(rank) = self.rank(parent) else {
                 return;
             };
-            if !self.may_pair(child, rank, now) {
-                continue;
+            if self.may_pair(child, rank, now) {
+                self.unlink(child, weakest);
+                self.pair(child, parent, now, out);
             }
-            if parents >= MAX_PARENTS {
-                let pages = self.links(child).iter().map(|link| link.parent);
-                let pages = pages.filter(|parent| !self.is_box(*parent));
-                match pages.min_by_key(|page| self.level(*page)) {
-                    Some(weakest) if self.is_box(parent) => self.unlink(child, weakest),
-                    _ => continue,
-                }
-            }
-            self.pair(child, parent, now, out);
-            given += 1;
         }
+    }
+
+    /// Of its parents the page with the lowest level.
+    fn weakest_page(&self, child: SocketId) -> Option<SocketId> {
+        let parents = self.links(child).iter().map(|link| link.parent);
+        parents
+            .filter(|parent| !self.is_box(*parent))
+            .min_by_key(|page| self.level(*page))
     }
 
     /// Who may be this member's parent, the best first.
@@ -294,30 +339,39 @@ impl Swarm {
         else {
             return false;
         };
+        if child == parent.socket
+            || member.is_box()
+            || !other.is_box() && other.level < member.level
+            || member.has_parent(parent.socket)
+            || member.siblings.contains(&parent.socket)
+        {
+            return false;
+        }
         // Who has a parent does not take the last places of a nearly full box, nor, if it has a
         // box, one of the places that viewers without any will need.
         let has_box = member.parents.iter().any(|link| self.is_box(link.parent));
         let is_needed = member.parents.is_empty()
             || tier != Tier::LastResort && !(has_box && other.is_box() && !other.has_ample_room());
+        // Who has no child is nobody's ancestor.
+        let may_be_ancestor = !member.children.is_empty();
         is_needed
-            && child != parent.socket
-            && !member.is_box()
-            && (other.is_box() || other.level >= member.level)
-            && !member.has_parent(parent.socket)
-            && !member.siblings.contains(&parent.socket)
             && !member.failed_lately(&other.id, now)
-            && !self.descends_from(parent.socket, child)
+            && !(may_be_ancestor && self.descends_from(parent.socket, child))
     }
 
     fn descends_from(&self, member: SocketId, ancestor: SocketId) -> bool {
-        let mut seen = HashSet::from([member]);
-        let mut above = vec![member];
-        while let Some(member) = above.pop() {
-            if member == ancestor || seen.len() > MAX_ANCESTORS {
+        let mut line = vec![member];
+        let mut looked_at = 0;
+        while let Some(member) = line.get(looked_at).copied() {
+            if member == ancestor || line.len() > MAX_ANCESTORS {
                 return true;
             }
-            let parents = self.links(member).iter().map(|link| link.parent);
-            above.extend(parents.filter(|parent| seen.insert(*parent)));
+            for Link { parent, .. } in self.links(member) {
+                if !line.contains(parent) {
+                    line.push(*parent);
+                }
+            }
+            looked_at += 1;
         }
         false
     }
@@ -376,15 +430,15 @@ impl Swarm {
         self.change(two, |member| _ = member.siblings.insert(one));
     }
 
-    /// The two are no longer a pair of any kind, will not be one again soon, and get others.
-    fn part(&mut self, one: SocketId, two: SocketId, now: Instant, out: &mut Outbound) {
+    /// The two are no longer a pair of any kind, will not be one again soon, and need others.
+    fn part(&mut self, one: SocketId, two: SocketId, now: Instant) {
         for (one, two) in [(one, two), (two, one)] {
             let Some(id) = self.id_of(two).cloned() else {
                 return;
             };
             let links = self.links(one).iter();
             if links.clone().any(|link| link.parent == two && !link.opened) {
-                self.change(two, |parent| parent.reached(false));
+                self.change(two, |parent| parent.refused(now));
             }
             self.unlink(one, two);
             self.change(one, |member| {
@@ -392,8 +446,7 @@ impl Swarm {
                 member.remember_failure(id, now);
             });
         }
-        self.find_others(one, now, out);
-        self.find_others(two, now, out);
+        self.bereft.extend([one, two]);
     }
 
     fn unlink(&mut self, child: SocketId, parent: SocketId) {
@@ -403,7 +456,7 @@ impl Swarm {
         self.change(parent, |member| member.release(child));
     }
 
-    /// Changes a member and keeps its place among parents and siblings right.
+    /// Changes a member and keeps its place among parents, siblings and those who lack one right.
     fn change(&mut self, socket: SocketId, change: impl FnOnce(&mut Member)) {
         self.forget_place(socket);
         let Some(member) = self.members.get_mut(&socket) else {
@@ -411,8 +464,13 @@ impl Swarm {
         };
         change(member);
         self.ranking.extend(member.rank(socket));
-        if member.is_box() && member.siblings.len() < MAX_SIBLINGS {
-            self.lonely.insert(socket);
+        let parents = member.parents.len();
+        if member.is_box() {
+            if member.siblings.len() < MAX_SIBLINGS {
+                self.lonely.insert(socket);
+            }
+        } else if parents < MAX_PARENTS {
+            self.lacking.insert((parents, socket));
         }
     }
 
@@ -421,6 +479,7 @@ impl Swarm {
             self.ranking.remove(&rank);
         }
         self.lonely.remove(&socket);
+        self.lacking.remove(&(self.links(socket).len(), socket));
     }
 
     /// A data channel's id is both ids one after the other, the reporter's usually first; some
@@ -440,34 +499,5 @@ impl Swarm {
 }
 
 #[cfg(test)]
-impl Swarm {
-    /// How many have no parent.
-    pub(crate) fn orphans(&self) -> usize {
-        let members = self.members.values();
-        members.filter(|member| member.parents.is_empty()).count()
-    }
-
-    /// What always holds.
-    pub(crate) fn check(&self) {
-        let ranked = self.members.keys().filter_map(|socket| self.rank(*socket));
-        assert_eq!(ranked.collect::<BTreeSet<_>>(), self.ranking);
-        assert_eq!(self.by_id.len(), self.members.len());
-        for (socket, member) in &self.members {
-            assert!(member.parents.len() <= MAX_PARENTS);
-            assert!(member.siblings.len() <= MAX_SIBLINGS);
-            let may_be_lonely = member.is_box() && member.siblings.len() < MAX_SIBLINGS;
-            assert_eq!(self.lonely.contains(socket), may_be_lonely);
-            for Link { parent, .. } in &member.parents {
-                assert!(self.members[parent].children.contains(socket));
-                assert!(!self.descends_from(*parent, *socket), "a cycle");
-            }
-            for child in &member.children {
-                assert!(self.members[child].has_parent(*socket));
-            }
-            for sibling in &member.siblings {
-                assert!(self.members[sibling].siblings.contains(socket));
-                assert!(!member.has_parent(*sibling) && !member.children.contains(sibling));
-            }
-        }
-    }
-}
+#[path = "pairing_checks.rs"]
+mod checks;

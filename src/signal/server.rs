@@ -1,8 +1,8 @@
 //! The embedded signalling server: sockets around [`Swarms`](super::swarm::Swarms). One task for
 //! each socket; what a peer says goes into the state machine under one lock, what comes out goes
 //! into the bounded outboxes of other sockets under the same lock. So a parent's `connect` is in
-//! its outbox before its child can have heard of it, and nobody ever waits for a slow socket: it
-//! is dropped.
+//! its outbox before its child can have heard of it, and nobody ever waits for a slow socket: what
+//! peers send it is dropped, and in the end the socket.
 
 mod door;
 mod error;
@@ -212,6 +212,7 @@ fn told(refused: Refused) -> &'static str {
         Refused::Message => "the message is too long, or not of the protocol",
         Refused::Rate => "it speaks too fast",
         Refused::Unroutable => "nobody of that id is in the channel",
+        Refused::Flood => "too much waits for that peer",
     }
 }
 

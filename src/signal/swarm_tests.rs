@@ -7,6 +7,10 @@ use crate::signal::messages::dc_id;
 #[path = "pairing_tests.rs"]
 mod pairing;
 
+/// Many at once.
+#[path = "crowd_tests.rs"]
+mod crowd;
+
 /// Drives [`Swarms`] and writes down what it says, one line a message: `socket: message`.
 struct Scene {
     swarms: Swarms,
@@ -99,10 +103,13 @@ impl Scene {
     fn with_box() -> Self {
         let mut scene = Self::new();
         scene.enter(1);
-        assert_eq!(scene.level(1, 100.0), NOTHING);
+        assert_eq!(scene.report(1, 100.0, ROOM), NOTHING);
         scene
     }
 }
+
+/// More than anybody here needs.
+const ROOM: Option<u32> = Some(1000);
 
 const NOTHING: [&str; 0] = [];
 
@@ -174,7 +181,10 @@ fn entering_again_replaces_the_entry_and_its_children_are_cared_for() {
     let out = scene.swarms.receive(SocketId(1), enter, fresh, scene.now);
     assert_eq!(written(out.unwrap()), ["1: accept fresh"]);
     assert_eq!(scene.signal(2, 1), ["refused: Unroutable"]);
-    assert_eq!(scene.level(1, 100.0), ["1: expect id2.", "2: open fresh"]);
+    assert_eq!(
+        scene.report(1, 100.0, ROOM),
+        ["1: expect id2.", "2: open fresh"]
+    );
 }
 
 #[test]

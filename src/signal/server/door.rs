@@ -1,7 +1,7 @@
 //! Who may come in: so many sockets in all, and so many of one address.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::metrics::Refused;
@@ -43,7 +43,7 @@ impl Door {
             return Err(Refused::Sockets);
         }
         let of_one = inside.by_origin.get(&origin).copied().unwrap_or(0);
-        if self.max_of_one > 0 && of_one >= self.max_of_one {
+        if self.max_of_one > 0 && of_one >= self.max_of_one && !is_this_machine(origin) {
             return Err(Refused::Address);
         }
         inside.by_origin.insert(origin, of_one + 1);
@@ -68,6 +68,16 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// From here come the box's own clients, one for each of its channels. (The rest of 127.0.0.0/8
+/// nobody gets without asking for it.)
+fn is_this_machine(address: IpAddr) -> bool {
+    [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        origin(Ipv6Addr::LOCALHOST.into()),
+    ]
+    .contains(&address)
 }
 
 /// What counts as one address: of IPv6 the network of 64 bits, in which a host takes as many
@@ -99,6 +109,15 @@ mod tests {
         let _other = door.enter(address("192.0.2.2")).unwrap();
         drop(first);
         assert!(door.enter(address("192.0.2.1")).is_ok());
+    }
+
+    #[test]
+    fn the_box_itself_has_as_many_places_as_it_needs() {
+        let door = Door::new(1);
+        for own in ["127.0.0.1", "::ffff:127.0.0.1", "::1"] {
+            let places = [door.enter(address(own)), door.enter(address(own))];
+            assert!(places.iter().all(Result::is_ok), "{own}");
+        }
     }
 
     #[test]

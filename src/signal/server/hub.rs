@@ -9,12 +9,16 @@ use tokio::time::Instant;
 
 use crate::ids::PeerId;
 use crate::metrics::{Refused, SignalServerMetrics};
-use crate::signal::messages::{ClientMessage, MAX_MESSAGE, ServerMessage};
+use crate::signal::messages::{ClientMessage, ServerMessage};
 use crate::signal::swarm::{Outbound, SocketId, Swarms};
 
-/// Bytes that may wait for one socket: a box of 64 viewers whose offers all come at once, four
-/// times over.
-const MAX_OUTBOX: usize = 256 * 1024;
+/// Bytes up to which signals of other peers are taken for one socket: a box of 64 viewers whose
+/// offers all come at once, four times over.
+const MAX_SIGNALS: usize = 256 * 1024;
+
+/// Bytes that may wait for one socket in all. What is ours fits beside all signals: a `connect`
+/// has about 100 bytes.
+const MAX_OUTBOX: usize = MAX_SIGNALS + 128 * 1024;
 
 /// The state machine and the way back to the sockets.
 pub(super) struct Hub {
@@ -70,7 +74,31 @@ impl Hub {
     pub(super) fn tick(&self, now: Instant) {
         let mut state = self.state();
         let out = state.swarms.tick(now.into_std());
-        state.post(out, now);
+        self.post(&mut state, out, now);
+    }
+
+    /// Puts messages into outboxes, in their order. A signal that does not fit is dropped: its
+    /// sender is to blame. A socket whose outbox has no room for what is ours is gone.
+    fn post(&self, state: &mut State, out: Outbound, now: Instant) {
+        let mut out = VecDeque::from(out);
+        while let Some((socket, message)) = out.pop_front() {
+            let Some(outbox) = state.outboxes.get_mut(&socket) else {
+                continue;
+            };
+            let relayed = matches!(message, ServerMessage::Signal { .. });
+            let text = message.to_json();
+            let bytes = outbox.bytes + text.len();
+            if relayed && bytes > MAX_SIGNALS {
+                self.metrics.refused(Refused::Flood).add(1);
+            } else if bytes <= MAX_OUTBOX {
+                outbox.bytes = bytes;
+                outbox.waiting.push_back(text);
+                outbox.filled.notify_one();
+            } else if let Some(outbox) = state.outboxes.remove(&socket) {
+                outbox.filled.notify_one();
+                out.extend(state.swarms.gone(socket, now.into_std()));
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -83,33 +111,6 @@ impl Hub {
             (None, _) => true,
             (Some(ours), Some(theirs)) => ours.as_bytes().ct_eq(theirs.as_bytes()).into(),
             (Some(_), None) => false,
-        }
-    }
-}
-
-impl State {
-    /// Puts messages into outboxes, in their order. A socket whose outbox is full is gone.
-    fn post(&mut self, out: Outbound, now: Instant) {
-        let mut out = VecDeque::from(out);
-        while let Some((socket, message)) = out.pop_front() {
-            let Some(outbox) = self.outboxes.get_mut(&socket) else {
-                continue;
-            };
-            let text = message.to_json();
-            if text.len() > MAX_MESSAGE {
-                // A relayed signal is two bytes longer than it came (`from` for `to`). The box
-                // would hang up on it, and any page could cut it off from its viewers.
-                log::debug!("signalling server: dropped a signal that is too long to relay");
-                continue;
-            }
-            if outbox.bytes + text.len() <= MAX_OUTBOX {
-                outbox.bytes += text.len();
-                outbox.waiting.push_back(text);
-                outbox.filled.notify_one();
-            } else if let Some(outbox) = self.outboxes.remove(&socket) {
-                outbox.filled.notify_one();
-                out.extend(self.swarms.gone(socket, now.into_std()));
-            }
         }
     }
 }
@@ -128,12 +129,13 @@ impl Seat {
         let out = state
             .swarms
             .receive(self.id, message, fresh, now.into_std())?;
-        state.post(out, now);
+        self.hub.post(&mut state, out, now);
         Ok(())
     }
 
     pub(super) fn send(&self, message: ServerMessage, now: Instant) {
-        self.hub.state().post(vec![(self.id, message)], now);
+        let mut state = self.hub.state();
+        self.hub.post(&mut state, vec![(self.id, message)], now);
     }
 
     /// Returns when there is something to collect.
@@ -170,6 +172,6 @@ impl Drop for Seat {
         state.outboxes.remove(&self.id);
         let now = Instant::now();
         let out = state.swarms.gone(self.id, now.into_std());
-        state.post(out, now);
+        self.hub.post(&mut state, out, now);
     }
 }
