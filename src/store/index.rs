@@ -9,7 +9,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -172,16 +172,20 @@ impl<S: Stored> Index<S> {
         outcome
     }
 
-    /// Nothing of this rendition can be told from what a playlist that is not followed lists, when
-    /// names are matched like that. Whether this is new.
-    pub(super) fn share(
+    /// Nothing of these renditions can be told from what playlists that are not followed list, when
+    /// names are matched like that; of others it can again if all of those were `seen`. Which were
+    /// never told of before.
+    pub(super) fn set_shared(
         &mut self,
         name: &ChannelName,
-        rendition: RenditionIndex,
         matching: Matching,
-    ) -> bool {
-        let channel = self.channels.get_mut(name);
-        channel.is_some_and(|channel| channel.share(rendition, matching))
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
+        match self.channels.get_mut(name) {
+            Some(channel) => channel.set_shared(matching, renditions, seen),
+            None => BTreeSet::new(),
+        }
     }
 
     /// The last number that a playlist lists, whether or not it was announced.

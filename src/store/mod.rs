@@ -241,24 +241,34 @@ impl Store {
         self.inner.after_change(channel, outcome.removed);
     }
 
-    /// A playlist of the channel that is not followed gives a name, such as `uri`, to something else
-    /// than this rendition does: from now on nothing of the rendition is found by such names, for
-    /// what that playlist will list next is not known.
-    pub fn share(
+    /// Playlists of the channel that are not followed give a name, such as these, to something else
+    /// than these renditions do: nothing of them is found by such names, for what those playlists
+    /// will list next is not known. It lasts until a later call leaves them out and all playlists
+    /// were `seen` for it.
+    pub fn set_shared(
         &self,
         channel: &ChannelName,
-        rendition: RenditionIndex,
-        matching: Matching,
-        uri: &SegmentUri,
+        shared: &[(RenditionIndex, Matching, SegmentUri)],
+        seen: bool,
     ) {
-        if self.inner.index().share(channel, rendition, matching) {
+        let mut new = Vec::new();
+        {
+            let mut index = self.inner.index();
+            for kind in [Matching::Exact, Matching::Path] {
+                let of_kind = || shared.iter().filter(|(_, matching, _)| *matching == kind);
+                let renditions = of_kind().map(|(rendition, _, _)| *rendition).collect();
+                let told = index.set_shared(channel, kind, renditions, seen);
+                new.extend(of_kind().filter(|(rendition, _, _)| told.contains(rendition)));
+            }
+        }
+        for (_, _, uri) in new {
             log::warn!(
                 "channel {channel}: {uri} is the name of different segments in a playlist that is \
                  followed and in one that is not. Viewers name a segment by that, so nothing of the \
                  followed one can be served to them; {NAMES_OF_THEIR_OWN}"
             );
-            self.inner.after_change(channel, Vec::new());
         }
+        self.inner.after_change(channel, Vec::new());
     }
 
     /// Starts storing an announced segment. Makes room where the length is known; quota and free

@@ -17,9 +17,9 @@
 //!   left is a viewer who is faster than our next load when the first name ever is shared.)
 //! - Playlists that are not followed are only looked at from time to time. Where one of them shares a
 //!   name with a followed rendition, its next names cannot be seen coming, so that nothing of that
-//!   rendition is served ([`Channel::share`]).
+//!   rendition is served ([`Channel::set_shared`]), until a look at all of them finds none shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::names::Names;
@@ -85,11 +85,17 @@ impl<S: Stored> Channel<S> {
         entries.into_values().filter_map(Entry::segment).collect()
     }
 
-    /// Whether it is new that `rendition` shares names with a playlist that is not followed.
-    pub(super) fn share(&mut self, rendition: RenditionIndex, matching: Matching) -> bool {
+    /// Which renditions share names of this kind with playlists that are not followed; of what was
+    /// known before nothing is taken back unless all were `seen`. Which never did before.
+    pub(super) fn set_shared(
+        &mut self,
+        matching: Matching,
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
         match matching {
-            Matching::Exact => self.by_uri.share(rendition),
-            Matching::Path => self.by_path.share(rendition),
+            Matching::Exact => self.by_uri.set_shared(renditions, seen),
+            Matching::Path => self.by_path.set_shared(renditions, seen),
         }
     }
 

@@ -329,8 +329,12 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     let (video, audio) = (number(1), named(1, 1, "a1.aac"));
     keep(&mut index, &[video.clone(), audio.clone()]);
     let shared = RenditionIndex(0);
-    assert!(index.share(&news(), shared, Matching::Exact));
-    assert!(!index.share(&news(), shared, Matching::Exact), "told once");
+    let share = |index: &mut Index<Fake>, shared: &[RenditionIndex], seen| {
+        let shared = shared.iter().copied().collect();
+        index.set_shared(&news(), Matching::Exact, shared, seen)
+    };
+    assert_eq!(share(&mut index, &[shared], true).len(), 1);
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "a1.aac", Some(1)), ready(audio));
     assert_eq!(index.ambiguous(&news()).unwrap().example, video.uri);
@@ -339,6 +343,16 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     assert_eq!(find(&index, "6.ts", Some(6)), Lookup::Absent);
     assert_eq!(find(&index, "a2.aac", Some(2)), Lookup::Ahead);
+    share(&mut index, &[], false);
+    assert_eq!(
+        find(&index, "2.ts", Some(2)),
+        Lookup::Absent,
+        "who knows what the unseen one lists"
+    );
+    share(&mut index, &[], true);
+    assert_eq!(find(&index, "2.ts", Some(2)), ready(number(2)));
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
+    assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     index.clear(&news());
     keep(&mut index, &[number(1)]);
     assert_eq!(
