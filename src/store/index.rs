@@ -73,7 +73,7 @@ pub(super) enum Lookup<S> {
 /// What an announcement brought about.
 #[derive(Debug)]
 pub(super) struct Outcome<S> {
-    /// Segments of the same number under another URI.
+    /// Segments of the same number under another URI, or beyond the quota.
     pub(super) removed: Vec<S>,
     /// The first name ever that stands for two things.
     pub(super) first_clash: Option<String>,
@@ -94,10 +94,13 @@ impl<S: Stored> Index<S> {
         }
     }
 
-    /// Takes in a segment that an earlier run stored; returns what does not fit any more.
-    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Vec<S> {
+    /// Takes in a segment that an earlier run stored; removed is what does not fit any more.
+    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Outcome<S> {
         let Some(channel) = self.channels.get_mut(name) else {
-            return vec![segment];
+            return Outcome {
+                removed: vec![segment],
+                first_clash: None,
+            };
         };
         let key = (segment.rendition(), segment.sequence());
         self.used += segment.bytes();
@@ -106,15 +109,18 @@ impl<S: Stored> Index<S> {
             resource: None,
             state: State::Ready(segment),
         };
-        channel.insert(key, entry);
-        let mut surplus = Vec::new();
+        let first_clash = channel.insert(key, entry);
+        let mut removed = Vec::new();
         while self.used > self.max_size {
             let Some(evicted) = self.evict_behind(None) else {
                 break;
             };
-            surplus.push(evicted);
+            removed.push(evicted);
         }
-        surplus
+        Outcome {
+            removed,
+            first_clash,
+        }
     }
 
     /// Removes everything of a channel.
@@ -152,7 +158,14 @@ impl<S: Stored> Index<S> {
         for announced in segments {
             let key = (announced.rendition, announced.sequence);
             match channel.entries.get(&key) {
-                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => continue,
+                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => {
+                    if entry.resource.is_none()
+                        && let Some(name) = channel.identify(key, &announced.resource)
+                    {
+                        outcome.first_clash.get_or_insert(name);
+                    }
+                    continue;
+                }
                 _ => {}
             }
             if let Some(old) = channel.remove(key) {

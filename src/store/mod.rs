@@ -118,6 +118,15 @@ pub struct Ambiguous {
     pub segments: usize,
 }
 
+fn tell_clash(channel: &ChannelName, first: Option<String>) {
+    if let Some(name) = first {
+        log::warn!(
+            "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
+             that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
+        );
+    }
+}
+
 impl Store {
     /// Opens the folder: makes it where it is missing, proves that it can be written to, verifies
     /// what earlier runs left in it, and deletes what is not whole. Blocks for as long as reading
@@ -137,7 +146,9 @@ impl Store {
         files::prepare(&config.dir, &channels)?;
         let mut surplus = Vec::new();
         for (channel, segment) in files::recover(&config.dir, &channels)? {
-            surplus.extend(index.restore(&channel, Arc::new(segment)));
+            let outcome = index.restore(&channel, Arc::new(segment));
+            tell_clash(&channel, outcome.first_clash);
+            surplus.extend(outcome.removed);
         }
         let store = Self {
             inner: Arc::new(Inner {
@@ -232,12 +243,7 @@ impl Store {
             .inner
             .index()
             .announce(channel, segments, Instant::now());
-        if let Some(name) = outcome.first_clash {
-            log::warn!(
-                "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
-                 that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
-            );
-        }
+        tell_clash(channel, outcome.first_clash);
         self.inner.after_change(channel, outcome.removed);
     }
 
