@@ -141,6 +141,21 @@ impl<S: Stored> Index<S> {
             .collect()
     }
 
+    /// A playlist lists these, whether or not they are fetched: what of them an earlier run stored is
+    /// known now for what it is. The first name ever that stands for two things by that.
+    pub(super) fn identify(&mut self, name: &ChannelName, listed: &[Announced]) -> Option<String> {
+        let channel = self.channels.get_mut(name)?;
+        let mut first_clash = None;
+        for listed in listed {
+            let key = (listed.rendition, listed.sequence);
+            let entry = channel.entries.get(&key);
+            if entry.is_some_and(|e| e.uri == listed.uri && e.resource.is_none()) {
+                first_clash = first_clash.or(channel.identify(key, &listed.resource));
+            }
+        }
+        first_clash
+    }
+
     pub(super) fn announce(
         &mut self,
         name: &ChannelName,
@@ -158,14 +173,7 @@ impl<S: Stored> Index<S> {
         for announced in segments {
             let key = (announced.rendition, announced.sequence);
             match channel.entries.get(&key) {
-                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => {
-                    if entry.resource.is_none()
-                        && let Some(name) = channel.identify(key, &announced.resource)
-                    {
-                        outcome.first_clash.get_or_insert(name);
-                    }
-                    continue;
-                }
+                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => continue,
                 _ => {}
             }
             if let Some(old) = channel.remove(key) {

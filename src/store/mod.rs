@@ -235,6 +235,14 @@ impl Store {
         self.inner.index().stored(channel, rendition)
     }
 
+    /// A playlist lists these, whether or not they are fetched. What an earlier run stored under these
+    /// names and numbers is taken for them; until then, other renditions may mean something else by
+    /// its names, and it is not served by those that they use.
+    pub fn identify(&self, channel: &ChannelName, listed: &[Announced]) {
+        let first_clash = self.inner.index().identify(channel, listed);
+        tell_clash(channel, first_clash);
+    }
+
     /// The playlist lists these and they are about to be fetched: a request for one may wait.
     /// What is stored already stays. Call it, if need be with nothing, at each change of a live
     /// playlist: it also says that the channel is alive.

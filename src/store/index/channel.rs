@@ -180,7 +180,7 @@ impl<S: Stored> Channel<S> {
     /// name is the first to stand for two things.
     pub(super) fn identify(&mut self, key: Key, resource: &Resource) -> Option<String> {
         let mut entry = self.take(key)?;
-        entry.resource.get_or_insert_with(|| resource.clone());
+        entry.resource = Some(resource.clone());
         self.insert(key, entry)
     }
 

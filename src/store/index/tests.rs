@@ -237,9 +237,10 @@ fn a_clash_of_what_an_earlier_run_stored_is_told_once_it_is_listed_and_never_ser
         let outcome = index.restore(&news(), Fake(segment.clone(), 10));
         assert_eq!(outcome.first_clash, None, "nobody knows");
     }
-    assert_eq!(announce(&mut index, &[ours]).first_clash, None);
+    assert_eq!(index.identify(&news(), &[ours]), None);
+    announce(&mut index, &[]);
     assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent, "in doubt");
-    let clash = announce(&mut index, &[theirs]).first_clash;
+    let clash = index.identify(&news(), &[theirs]);
     assert_eq!(clash.as_deref(), Some("ad.ts"));
     assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent);
     assert_eq!(index.ambiguous(&news()).unwrap().segments, 2);
@@ -262,10 +263,8 @@ fn one_resource_in_two_renditions_is_served_after_a_restart_too() {
     for segment in &both {
         index.restore(&news(), Fake(segment.clone(), 10));
     }
-    for segment in &both {
-        let outcome = announce(&mut index, std::slice::from_ref(segment));
-        assert_eq!(outcome.first_clash, None);
-    }
+    assert_eq!(index.identify(&news(), &both), None);
+    announce(&mut index, &[]);
     assert!(matches!(find(&index, url, Some(1)), Lookup::Ready(_)));
     assert_eq!(index.ambiguous(&news()), None);
 }
