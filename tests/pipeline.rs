@@ -718,6 +718,31 @@ async fn a_name_that_two_followed_variants_use_is_not_served_and_their_others_ar
 }
 
 #[tokio::test]
+async fn one_resource_in_two_variants_is_served_after_a_restart_too() {
+    let (origin, dir) = (
+        variants("low.ts", "high.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
+    let base = origin.serve().await;
+    let advertisement = format!("{base}/ad.ts");
+    for folder in ["low", "high"] {
+        let list = one_segment(&advertisement);
+        origin.set(&format!("/{folder}/index.m3u8"), &[list]);
+    }
+    origin.set("/ad.ts", &[Answer::Bytes(vec![4; 10])]);
+    let url = format!("{base}/m.m3u8");
+    for _ in 0..2 {
+        let pipeline = Pipeline::start_with(&url, dir.path(), 1 << 30, Variants::All);
+        pipeline
+            .until(|store| (store.summary(&news()).segments == 3).then_some(()))
+            .await;
+        assert_eq!(pipeline.stored(&advertisement, 0).await.bytes(0..1), [4]);
+        assert_eq!(pipeline.store.ambiguous(&news()), None);
+        pipeline.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_variant_that_cannot_be_loaded_does_not_keep_the_others_from_being_served() {
     let (origin, dir) = (
         variants("1.ts", "1.ts", "a1.aac"),
