@@ -9,7 +9,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -73,7 +73,7 @@ pub(super) enum Lookup<S> {
 /// What an announcement brought about.
 #[derive(Debug)]
 pub(super) struct Outcome<S> {
-    /// Segments of the same number under another URI.
+    /// Segments of the same number under another URI, or beyond the quota.
     pub(super) removed: Vec<S>,
     /// The first name ever that stands for two things.
     pub(super) first_clash: Option<String>,
@@ -94,10 +94,13 @@ impl<S: Stored> Index<S> {
         }
     }
 
-    /// Takes in a segment that an earlier run stored; returns what does not fit any more.
-    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Vec<S> {
+    /// Takes in a segment that an earlier run stored; removed is what does not fit any more.
+    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Outcome<S> {
         let Some(channel) = self.channels.get_mut(name) else {
-            return vec![segment];
+            return Outcome {
+                removed: vec![segment],
+                first_clash: None,
+            };
         };
         let key = (segment.rendition(), segment.sequence());
         self.used += segment.bytes();
@@ -106,15 +109,18 @@ impl<S: Stored> Index<S> {
             resource: None,
             state: State::Ready(segment),
         };
-        channel.insert(key, entry);
-        let mut surplus = Vec::new();
+        let first_clash = channel.insert(key, entry);
+        let mut removed = Vec::new();
         while self.used > self.max_size {
             let Some(evicted) = self.evict_behind(None) else {
                 break;
             };
-            surplus.push(evicted);
+            removed.push(evicted);
         }
-        surplus
+        Outcome {
+            removed,
+            first_clash,
+        }
     }
 
     /// Removes everything of a channel.
@@ -133,6 +139,21 @@ impl<S: Stored> Index<S> {
             .flat_map(|channel| channel.of_rendition(rendition))
             .filter_map(|(_, entry)| entry.ready().cloned())
             .collect()
+    }
+
+    /// A playlist lists these, whether or not they are fetched: what of them an earlier run stored is
+    /// known now for what it is. The first name ever that stands for two things by that.
+    pub(super) fn identify(&mut self, name: &ChannelName, listed: &[Announced]) -> Option<String> {
+        let channel = self.channels.get_mut(name)?;
+        let mut first_clash = None;
+        for listed in listed {
+            let key = (listed.rendition, listed.sequence);
+            let entry = channel.entries.get(&key);
+            if entry.is_some_and(|e| e.uri == listed.uri && e.resource.is_none()) {
+                first_clash = first_clash.or(channel.identify(key, &listed.resource));
+            }
+        }
+        first_clash
     }
 
     pub(super) fn announce(
@@ -172,16 +193,20 @@ impl<S: Stored> Index<S> {
         outcome
     }
 
-    /// Nothing of this rendition can be told from what a playlist that is not followed lists, when
-    /// names are matched like that. Whether this is new.
-    pub(super) fn share(
+    /// Nothing of these renditions can be told from what playlists that are not followed list, when
+    /// names are matched like that; of others it can again if all of those were `seen`. Which were
+    /// never told of before.
+    pub(super) fn set_shared(
         &mut self,
         name: &ChannelName,
-        rendition: RenditionIndex,
         matching: Matching,
-    ) -> bool {
-        let channel = self.channels.get_mut(name);
-        channel.is_some_and(|channel| channel.share(rendition, matching))
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
+        match self.channels.get_mut(name) {
+            Some(channel) => channel.set_shared(matching, renditions, seen),
+            None => BTreeSet::new(),
+        }
     }
 
     /// The last number that a playlist lists, whether or not it was announced.

@@ -120,6 +120,15 @@ pub struct Ambiguous {
     pub segments: usize,
 }
 
+fn tell_clash(channel: &ChannelName, first: Option<String>) {
+    if let Some(name) = first {
+        log::warn!(
+            "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
+             that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
+        );
+    }
+}
+
 impl Store {
     /// Opens the folder: makes it where it is missing, proves that it can be written to, verifies
     /// what earlier runs left in it, and deletes what is not whole. Blocks for as long as reading
@@ -139,7 +148,9 @@ impl Store {
         files::prepare(&config.dir, &channels)?;
         let mut surplus = Vec::new();
         for (channel, segment) in files::recover(&config.dir, &channels)? {
-            surplus.extend(index.restore(&channel, Arc::new(segment)));
+            let outcome = index.restore(&channel, Arc::new(segment));
+            tell_clash(&channel, outcome.first_clash);
+            surplus.extend(outcome.removed);
         }
         let store = Self {
             inner: Arc::new(Inner {
@@ -227,6 +238,14 @@ impl Store {
         self.inner.index().stored(channel, rendition)
     }
 
+    /// A playlist lists these, whether or not they are fetched. What an earlier run stored under these
+    /// names and numbers is taken for them; until then, other renditions may mean something else by
+    /// its names, and it is not served by those that they use.
+    pub fn identify(&self, channel: &ChannelName, listed: &[Announced]) {
+        let first_clash = self.inner.index().identify(channel, listed);
+        tell_clash(channel, first_clash);
+    }
+
     /// The playlist lists these and they are about to be fetched: a request for one may wait.
     /// What is stored already stays. Call it, if need be with nothing, at each change of a live
     /// playlist: it also says that the channel is alive.
@@ -235,26 +254,31 @@ impl Store {
             .inner
             .index()
             .announce(channel, segments, Instant::now());
-        if let Some(name) = outcome.first_clash {
-            log::warn!(
-                "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
-                 that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
-            );
-        }
+        tell_clash(channel, outcome.first_clash);
         self.inner.after_change(channel, outcome.removed);
     }
 
-    /// A playlist of the channel that is not followed gives a name, such as `uri`, to something else
-    /// than this rendition does: from now on nothing of the rendition is found by such names, for
-    /// what that playlist will list next is not known.
-    pub fn share(
+    /// Playlists of the channel that are not followed give a name, such as these, to something else
+    /// than these renditions do: nothing of them is found by such names, for what those playlists
+    /// will list next is not known. It lasts until a later call leaves them out and all playlists
+    /// were `seen` for it.
+    pub fn set_shared(
         &self,
         channel: &ChannelName,
-        rendition: RenditionIndex,
-        matching: Matching,
-        uri: &SegmentUri,
+        shared: &[(RenditionIndex, Matching, SegmentUri)],
+        seen: bool,
     ) {
-        if self.inner.index().share(channel, rendition, matching) {
+        let mut new = Vec::new();
+        {
+            let mut index = self.inner.index();
+            for kind in [Matching::Exact, Matching::Path] {
+                let of_kind = || shared.iter().filter(|(_, matching, _)| *matching == kind);
+                let renditions = of_kind().map(|(rendition, _, _)| *rendition).collect();
+                let told = index.set_shared(channel, kind, renditions, seen);
+                new.extend(of_kind().filter(|(rendition, _, _)| told.contains(rendition)));
+            }
+        }
+        for (rendition, _, uri) in new {
             let what = match rendition.is_sections() {
                 true => "no initialization section",
                 false => "no segment",
@@ -264,8 +288,8 @@ impl Store {
                  followed and in one that is not. Viewers name a segment by that, so {what} of the \
                  followed one can be served to them; {NAMES_OF_THEIR_OWN}"
             );
-            self.inner.after_change(channel, Vec::new());
         }
+        self.inner.after_change(channel, Vec::new());
     }
 
     /// Starts storing an announced segment. Makes room where the length is known; quota and free

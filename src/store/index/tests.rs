@@ -225,8 +225,58 @@ fn more_than_the_quota_is_not_restored() {
     let mut index = index(20);
     index.restore(&news(), Fake(number(3), 10));
     index.restore(&news(), Fake(number(2), 10));
-    let surplus = index.restore(&news(), Fake(number(1), 10));
-    assert_eq!(surplus, [Fake(number(1), 10)]);
+    let outcome = index.restore(&news(), Fake(number(1), 10));
+    assert_eq!(outcome.removed, [Fake(number(1), 10)]);
+}
+
+#[test]
+fn a_clash_of_what_an_earlier_run_stored_is_told_once_it_is_listed_and_never_served() {
+    let mut index = index(1000);
+    let (ours, theirs) = (named(0, 1, "ad.ts"), named(1, 1, "ad.ts"));
+    for segment in [&ours, &theirs] {
+        let outcome = index.restore(&news(), Fake(segment.clone(), 10));
+        assert_eq!(outcome.first_clash, None, "nobody knows");
+    }
+    assert_eq!(index.identify(&news(), &[ours]), None);
+    announce(&mut index, &[]);
+    assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent, "in doubt");
+    let clash = index.identify(&news(), &[theirs]);
+    assert_eq!(clash.as_deref(), Some("ad.ts"));
+    assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent);
+    assert_eq!(index.ambiguous(&news()).unwrap().segments, 2);
+}
+
+#[test]
+fn a_clash_of_paths_that_an_earlier_run_stored_is_told() {
+    let mut index = index_of(1000, Matching::Path);
+    let outcome = index.restore(&news(), Fake(named(0, 1, "s.ts?n=1"), 10));
+    assert_eq!(outcome.first_clash, None);
+    let outcome = index.restore(&news(), Fake(named(0, 2, "s.ts?n=2"), 10));
+    assert_eq!(outcome.first_clash.as_deref(), Some("s.ts"));
+}
+
+#[test]
+fn one_resource_in_two_renditions_is_served_after_a_restart_too() {
+    let mut index = index(1000);
+    let url = "http://ads/1.ts";
+    let both = [named(0, 1, url), named(1, 1, url)];
+    for segment in &both {
+        index.restore(&news(), Fake(segment.clone(), 10));
+    }
+    assert_eq!(index.identify(&news(), &both), None);
+    announce(&mut index, &[]);
+    assert!(matches!(find(&index, url, Some(1)), Lookup::Ready(_)));
+    assert_eq!(index.ambiguous(&news()), None);
+}
+
+#[test]
+fn of_one_name_and_query_in_two_renditions_neither_is_found_by_its_path() {
+    let mut index = index_of(1000, Matching::Path);
+    keep(
+        &mut index,
+        &[named(0, 1, "1.ts?t=x"), named(1, 1, "1.ts?t=x")],
+    );
+    assert_eq!(find(&index, "1.ts?t=theirs", Some(1)), Lookup::Absent);
 }
 
 /// Announces and stores these, in this order.
@@ -329,8 +379,12 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     let (video, audio) = (number(1), named(1, 1, "a1.aac"));
     keep(&mut index, &[video.clone(), audio.clone()]);
     let shared = RenditionIndex(0);
-    assert!(index.share(&news(), shared, Matching::Exact));
-    assert!(!index.share(&news(), shared, Matching::Exact), "told once");
+    let share = |index: &mut Index<Fake>, shared: &[RenditionIndex], seen| {
+        let shared = shared.iter().copied().collect();
+        index.set_shared(&news(), Matching::Exact, shared, seen)
+    };
+    assert_eq!(share(&mut index, &[shared], true).len(), 1);
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "a1.aac", Some(1)), ready(audio));
     assert_eq!(index.ambiguous(&news()).unwrap().example, video.uri);
@@ -339,6 +393,16 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     assert_eq!(find(&index, "6.ts", Some(6)), Lookup::Absent);
     assert_eq!(find(&index, "a2.aac", Some(2)), Lookup::Ahead);
+    share(&mut index, &[], false);
+    assert_eq!(
+        find(&index, "2.ts", Some(2)),
+        Lookup::Absent,
+        "who knows what the unseen one lists"
+    );
+    share(&mut index, &[], true);
+    assert_eq!(find(&index, "2.ts", Some(2)), ready(number(2)));
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
+    assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     index.clear(&news());
     keep(&mut index, &[number(1)]);
     assert_eq!(
@@ -381,6 +445,7 @@ fn a_path_is_ambiguous_where_only_the_query_tells_segments_apart() {
     assert_eq!(find(&index, "seg.ts?n=2", Some(2)), ready(two));
     assert_eq!(find(&index, "seg.ts?n=1&t=x", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "seg.ts", None), Lookup::Absent);
+    assert_eq!(index.ambiguous(&news()), None, "each has a name of its own");
 }
 
 fn part(sequence: u64, start: u64) -> Announced {
