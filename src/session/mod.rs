@@ -42,15 +42,6 @@ const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
 
-/// How long after its REQUEST a segment has to be here whole for its first packets to be sent while
-/// the rest is on its way: a viewer gives up after 2 s, and then what still comes is in the way of
-/// what it asks next. The last tenth of a second is for the packets themselves.
-const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1900);
-
-/// How soon a REQUEST for a segment is looked at again that grows too slowly: the pace of a
-/// download's first moments says little.
-const TOO_SLOW_RETRY: Duration = Duration::from_millis(100);
-
 /// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
 /// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
 /// The first burst of a longer window was lost on most fresh Chromium viewers, and with it their
@@ -91,7 +82,6 @@ enum WaitState {
     Ready {
         size: usize,
         crc32c: Option<u32>,
-        available: usize,
         held: bool,
     },
 }
@@ -102,8 +92,6 @@ struct Transfer {
     request: Request,
     packets: Packets,
     next: usize,
-    /// Bytes that can be sent so far.
-    available: usize,
 }
 
 /// One peer's protocol state.
@@ -182,8 +170,6 @@ impl Session {
                 self.push(output);
             }
             Input::Found(id, found) => self.found(now, id, found),
-            Input::Grown(id, available) => self.grown(id, available),
-            Input::Broken(id) => self.broken(id),
             Input::StoreChanged => self.ask_again(|_| true),
             Input::Stop => {
                 self.stopping = true;
@@ -265,7 +251,7 @@ impl Session {
         }
         if let Some(transfer) = &mut self.transfer {
             if let Some(range) = transfer.packets.range(transfer.next) {
-                if outstanding >= self.window || range.end > transfer.available {
+                if outstanding >= self.window {
                     return None;
                 }
                 transfer.next += 1;
@@ -358,59 +344,16 @@ impl Session {
         };
         let may_wait = now < waiting.since + hold;
         match found {
-            Found::Ready {
-                size,
-                crc32c,
-                available,
-                whole_at,
-            } => {
-                if whole_at <= waiting.since + CUT_THROUGH_WITHIN || available == size {
-                    waiting.state = WaitState::Ready {
-                        size,
-                        crc32c,
-                        available,
-                        held,
-                    };
-                    return;
-                }
-                self.push(Output::Release(id));
-                match may_wait {
-                    true => self.retry(id, now + TOO_SLOW_RETRY),
-                    false => self.lack_where(|w| w.id == id),
-                }
+            Found::Ready { size, crc32c } => {
+                waiting.state = WaitState::Ready { size, crc32c, held };
             }
             Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
-            Found::NoRoom if may_wait => self.retry(id, now + NO_ROOM_RETRY),
-            Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
-        }
-    }
-
-    fn retry(&mut self, id: RequestId, at: Instant) {
-        if let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) {
-            waiting.state = WaitState::Held { retry_at: Some(at) };
-        }
-    }
-
-    fn grown(&mut self, id: RequestId, now_available: usize) {
-        if let Some(transfer) = self.transfer.as_mut().filter(|t| t.id == id) {
-            transfer.available = now_available;
-        }
-        for waiting in self.waiting.iter_mut().filter(|w| w.id == id) {
-            if let WaitState::Ready { available, .. } = &mut waiting.state {
-                *available = now_available;
+            Found::NoRoom if may_wait => {
+                waiting.state = WaitState::Held {
+                    retry_at: Some(now + NO_ROOM_RETRY),
+                };
             }
-        }
-    }
-
-    /// What has not begun can still wait for another attempt; what has begun cannot be taken back.
-    fn broken(&mut self, id: RequestId) {
-        if self.transfer.as_ref().is_some_and(|t| t.id == id) {
-            return self.close(CloseReason::Broken);
-        }
-        let ready = |w: &&mut Waiting| w.id == id && matches!(w.state, WaitState::Ready { .. });
-        if let Some(waiting) = self.waiting.iter_mut().find(ready) {
-            waiting.state = WaitState::Held { retry_at: None };
-            self.push(Output::Release(id));
+            Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
         }
     }
 
@@ -454,20 +397,15 @@ impl Session {
         for _ in 0..self.waiting.len() {
             let waiting = self.waiting.pop_front()?;
             match waiting.state {
-                WaitState::Ready {
-                    size,
-                    crc32c,
-                    available,
-                    held,
-                } if begun.is_none() => {
-                    begun = Some((waiting, size, crc32c, available, held));
+                WaitState::Ready { size, crc32c, held } if begun.is_none() => {
+                    begun = Some((waiting, size, crc32c, held));
                 }
                 _ => {
                     let _ = self.waiting.push_back(waiting);
                 }
             }
         }
-        let (Waiting { id, request, .. }, size, crc32c, available, held) = begun?;
+        let (Waiting { id, request, .. }, size, crc32c, held) = begun?;
         let packets = Packets::new(size, self.config.packet_size);
         self.push(Output::Answered(if held {
             Answer::Held
@@ -479,7 +417,6 @@ impl Session {
             request: request.clone(),
             packets,
             next: 0,
-            available,
         });
         Some(Output::Send(Message::Binary(BinaryHeader {
             request,

@@ -65,7 +65,6 @@ impl Connection {
                         CloseReason::PeerError => "it said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
-                        CloseReason::Broken => "the rest of a segment did not come",
                         CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
                     });
@@ -121,12 +120,7 @@ impl Connection {
                 if self.share.is_none() || self.segments.insert(id, segment).is_err() {
                     return Found::NoRoom;
                 }
-                Found::Ready {
-                    size,
-                    crc32c,
-                    available: size,
-                    whole_at: Instant::now(),
-                }
+                Found::Ready { size, crc32c }
             }
             store::Found::Coming => Found::Coming,
             store::Found::Absent => Found::Absent,
