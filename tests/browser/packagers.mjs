@@ -7,18 +7,15 @@
 // its cases are left out, and said so.
 
 import { createReadStream, rmSync } from 'node:fs';
-import { access, mkdir, mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 
 import { launch, sleep } from './chromium.mjs';
-import { end, freePort, run, start, until } from './processes.mjs';
+import { end, freePort, program, run, start, until } from './stage.mjs';
 
-const repository = path.resolve(process.argv[2] ?? '.');
 const chosen = process.argv.slice(3);
-const target = process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target');
-const program = process.env.EDGESEED ?? path.join(target, 'release', 'edgeseed');
 const packager = process.env.PACKAGER;
 // How long a page plays before it is judged.
 const PLAY_SECONDS = 12;
@@ -145,10 +142,6 @@ async function play(browser, base, name, { share, init }) {
   return wrong.map((text) => `${name}: ${text}`);
 }
 
-await access(program).catch(() => {
-  console.error(`no program at ${program}: run "cargo build --release" first`);
-  process.exit(69);
-});
 const names = (chosen.length > 0 ? chosen : Object.keys(cases)).filter((name) => {
   const there = !('needs' in cases[name]) || cases[name].needs;
   if (!there) console.log(`  ${name}: left out, PACKAGER is not set`);

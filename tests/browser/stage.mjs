@@ -13,7 +13,7 @@ import { sleep } from './chromium.mjs';
 
 export const repository = path.resolve(process.argv[2] ?? '.');
 export const target = process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target');
-export const program = path.join(target, 'release', 'edgeseed');
+export const program = process.env.EDGESEED ?? path.join(target, 'release', 'edgeseed');
 const here = path.dirname(fileURLToPath(import.meta.url));
 const started = new Set();
 
@@ -22,6 +22,7 @@ await access(program).catch(() => {
   process.exit(69);
 });
 
+/** Starts a program; what it prints is in `output`, and `ended` resolves with its exit code. */
 export function start(command, args, options = {}) {
   const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
   child.output = '';
@@ -35,6 +36,14 @@ export function start(command, args, options = {}) {
   started.add(child);
   child.ended.then(() => started.delete(child));
   return child;
+}
+
+/** Runs a program to its end, and fails with it. */
+export async function run(command, args, options = {}) {
+  const child = start(command, args, options);
+  const code = await child.ended;
+  if (code !== 0) throw new Error(`${command} ended with ${code}: ${child.output.slice(-2000)}`);
+  return child.output;
 }
 
 export async function end(child, signal = 'SIGTERM') {
