@@ -82,7 +82,8 @@ impl Tracker {
     }
 
     /// Takes over a segment that an earlier run stored `age` ago; call before the first
-    /// [`Self::on_playlist`], which decides whether it still is what the playlist means.
+    /// [`Self::on_playlist`], which decides whether it still is what the playlist means. If so it
+    /// is wanted like any other, and found in the store.
     pub fn adopt(&mut self, sequence: MediaSequence, uri: SegmentUri, age: Duration) {
         let known = Known {
             uri,
@@ -240,8 +241,11 @@ impl Tracker {
                 );
             }
             if let Some(known) = self.known.get_mut(&segment.sequence) {
+                // Of an earlier run: whether it still is whole shows when it is fetched.
+                if known.age.take().is_some() && segment.source.is_ok() {
+                    wanted.push(segment.clone());
+                }
                 known.listed = true;
-                known.age = None;
                 known.duration = Some(segment.duration);
             } else if behind < self.window {
                 let fit = segment.source.is_ok();
@@ -504,7 +508,7 @@ mod tests {
             tracker.adopt(MediaSequence(number), uri, Duration::from_secs(8));
         }
         let update = tracker.on_playlist(Instant::now(), &numbered(10, 3));
-        assert_eq!(wanted(&update), [12]);
+        assert_eq!(wanted(&update), [12, 11, 10]);
         assert!(update.expired.is_empty(), "9 is within the window");
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Room is made from the far end: the segment that lies the most segments behind the live edge
 //! of its rendition goes first, of whatever channel, and never in favour of one further behind.
+//! Where that does not make enough room, nothing goes at all.
 
 mod channel;
 mod names;
@@ -23,8 +24,19 @@ pub(super) trait Stored: Clone {
     fn rendition(&self) -> RenditionIndex;
     fn sequence(&self) -> MediaSequence;
     fn uri(&self) -> &SegmentUri;
-    /// Bytes of its file.
+    /// Where its bytes are.
+    fn pool(&self) -> Pool;
+    /// How many bytes of that it takes.
     fn bytes(&self) -> u64;
+}
+
+/// What segments take room of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pool {
+    /// `max-size`.
+    Disk,
+    /// The part of `max-buffers` that may be held while the disk cannot be written to.
+    Memory,
 }
 
 /// Names a segment within a channel.
@@ -43,8 +55,15 @@ impl Stored for Arc<Segment> {
         Segment::uri(self)
     }
 
+    fn pool(&self) -> Pool {
+        match self.path() {
+            Some(_) => Pool::Disk,
+            None => Pool::Memory,
+        }
+    }
+
     fn bytes(&self) -> u64 {
-        self.file_len()
+        self.occupied()
     }
 }
 
@@ -54,16 +73,29 @@ pub(super) struct Ticket(u64);
 
 #[derive(Debug)]
 pub(super) struct Index<S> {
-    max_size: u64,
-    used: u64,
-    reserved: u64,
+    disk: Account,
+    memory: Account,
     tickets: u64,
     channels: BTreeMap<ChannelName, Channel<S>>,
+}
+
+/// What a pool has, and who has it.
+#[derive(Debug)]
+struct Account {
+    max: u64,
+    /// Of what is stored.
+    used: u64,
+    /// Set aside for what is on its way, and taken by what is being deleted.
+    reserved: u64,
+    /// Of those set aside, the ones that have not been written yet.
+    unwritten: u64,
 }
 
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup<S> {
     Ready(S),
+    /// An earlier run stored it, and nobody has seen yet whether it still is whole.
+    Unproven(S, Ticket),
     Coming,
     /// Not announced yet, but just past what is.
     Ahead,
@@ -79,60 +111,107 @@ pub(super) struct Outcome<S> {
     pub(super) first_clash: Option<String>,
 }
 
+/// What there is less of than the pool says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scarcity {
+    /// Bytes of the pool that are taken by what is no segment.
+    pub(super) foreign: u64,
+    /// Bytes that have to be evicted at least, whatever the pool has left.
+    pub(super) short: u64,
+}
+
+/// The answer to [`Index::reserve`].
+#[derive(Debug, PartialEq)]
+pub(super) enum Room<S> {
+    /// There is room once these are deleted, which is for the caller to do first.
+    Made(Vec<S>),
+    /// There would not be, unless by deleting what is nearer to the live edge.
+    Taken,
+    /// Even without any segment the file system would be as `short` as it is.
+    Never,
+}
+
 impl<S: Stored> Index<S> {
+    /// An index of these channels, with so many bytes of disk and of memory.
     pub(super) fn new(
-        max_size: u64,
+        max_disk: u64,
+        max_memory: u64,
         channels: impl IntoIterator<Item = (ChannelName, Matching)>,
     ) -> Self {
         let channel = |(name, matching)| (name, Channel::new(matching));
         Self {
-            max_size,
-            used: 0,
-            reserved: 0,
+            disk: Account::new(max_disk),
+            memory: Account::new(max_memory),
             tickets: 0,
             channels: channels.into_iter().map(channel).collect(),
         }
     }
 
-    /// Takes in a segment that an earlier run stored; returns what does not fit any more.
-    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Vec<S> {
-        let Some(channel) = self.channels.get_mut(name) else {
-            return vec![segment];
-        };
-        let key = (segment.rendition(), segment.sequence());
-        self.used += segment.bytes();
-        let entry = Entry {
-            uri: segment.uri().clone(),
-            url: None,
-            state: State::Ready(segment),
-        };
-        channel.insert(key, entry);
-        let mut surplus = Vec::new();
-        while self.used > self.max_size {
-            let Some(evicted) = self.evict_behind(None) else {
-                break;
-            };
-            surplus.push(evicted);
+    fn account(&mut self, pool: Pool) -> &mut Account {
+        match pool {
+            Pool::Disk => &mut self.disk,
+            Pool::Memory => &mut self.memory,
         }
+    }
+
+    fn ticket_for_new(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    /// Takes in what an earlier run stored, none of it proven; returns what does not fit any more.
+    pub(super) fn restore(
+        &mut self,
+        segments: impl IntoIterator<Item = (ChannelName, S)>,
+    ) -> Vec<S> {
+        let mut surplus = Vec::new();
+        for (name, segment) in segments {
+            let ticket = self.ticket_for_new();
+            self.disk.used += segment.bytes();
+            let key = (segment.rendition(), segment.sequence());
+            match self.channels.get_mut(&name) {
+                Some(channel) if !channel.entries.contains_key(&key) => {
+                    let entry = Entry {
+                        uri: segment.uri().clone(),
+                        url: None,
+                        state: State::Unproven(segment, ticket),
+                    };
+                    channel.insert(key, entry);
+                }
+                _ => surplus.push(segment),
+            }
+        }
+        self.leave(&surplus);
+        let over = self.disk.total().saturating_sub(self.disk.max);
+        let over = self.evict(Pool::Disk, None, over).unwrap_or_default();
+        for segment in &over {
+            self.leaves(segment);
+        }
+        surplus.extend(over);
         surplus
+    }
+
+    /// What was taken out takes room on the disk until it is deleted ([`Self::release`]).
+    fn leave(&mut self, removed: &[S]) {
+        for segment in removed {
+            self.account(segment.pool()).used -= segment.bytes();
+            self.leaves(segment);
+        }
     }
 
     /// Removes everything of a channel.
     pub(super) fn clear(&mut self, name: &ChannelName) -> Vec<S> {
-        let Some(channel) = self.channels.get_mut(name) else {
-            return Vec::new();
-        };
-        let removed = channel.clear();
-        self.used -= removed.iter().map(S::bytes).sum::<u64>();
+        let channel = self.channels.get_mut(name);
+        let removed = channel.map(Channel::clear).unwrap_or_default();
+        self.leave(&removed);
         removed
     }
 
-    pub(super) fn stored(&self, name: &ChannelName, rendition: RenditionIndex) -> Vec<S> {
+    /// What is stored of a channel, proven or not.
+    pub(super) fn stored(&self, name: &ChannelName) -> impl Iterator<Item = &S> {
         let entries = self.channels.get(name).into_iter();
-        entries
-            .flat_map(|channel| channel.of_rendition(rendition))
-            .filter_map(|(_, entry)| entry.ready().cloned())
-            .collect()
+        let entries = entries.flat_map(|channel| channel.entries.values());
+        entries.filter_map(Entry::stored)
     }
 
     pub(super) fn announce(
@@ -151,14 +230,10 @@ impl<S: Stored> Index<S> {
         channel.alive = Some(now);
         for announced in segments {
             let key = (announced.rendition, announced.sequence);
-            match channel.entries.get(&key) {
-                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => continue,
-                _ => {}
+            if channel.has(announced) {
+                continue;
             }
-            if let Some(old) = channel.remove(key) {
-                self.used -= old.bytes();
-                outcome.removed.push(old);
-            }
+            outcome.removed.extend(channel.remove(key));
             self.tickets += 1;
             let entry = Entry {
                 uri: announced.uri.clone(),
@@ -169,6 +244,7 @@ impl<S: Stored> Index<S> {
                 outcome.first_clash.get_or_insert(name);
             }
         }
+        self.leave(&outcome.removed);
         outcome
     }
 
@@ -194,37 +270,109 @@ impl<S: Stored> Index<S> {
         }
     }
 
-    /// Sets `more` bytes aside for a segment, and evicts at least `short` bytes. Returns what was
-    /// evicted, and whether there is room now.
+    /// How it stands with an announced segment.
+    pub(super) fn standing(&self, name: &ChannelName, announced: &Announced) -> Lookup<S> {
+        let channel = self.channels.get(name);
+        channel.map_or(Lookup::Absent, |channel| channel.standing(announced))
+    }
+
+    /// A segment of an earlier run has been read: it is found from now on, or taken out if it is
+    /// not whole.
+    pub(super) fn proved(
+        &mut self,
+        name: &ChannelName,
+        segment: &S,
+        ticket: Ticket,
+        whole: bool,
+    ) -> Option<S> {
+        let key = (segment.rendition(), segment.sequence());
+        let anew = self.ticket_for_new();
+        let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
+        if !matches!(entry.state, State::Unproven(_, current) if current == ticket) {
+            return None;
+        }
+        if whole {
+            entry.state = State::Ready(segment.clone());
+            return None;
+        }
+        let state = match entry.url {
+            Some(_) => State::Coming(anew),
+            None => State::Gone,
+        };
+        let removed = std::mem::replace(&mut entry.state, state).stored()?;
+        self.leave(std::slice::from_ref(&removed));
+        Some(removed)
+    }
+
+    /// A stored segment cannot be read any more.
+    pub(super) fn lose(&mut self, name: &ChannelName, segment: &S) -> Option<S> {
+        let key = (segment.rendition(), segment.sequence());
+        let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
+        entry.ready().filter(|ready| ready.uri() == segment.uri())?;
+        let removed = std::mem::replace(&mut entry.state, State::Gone).stored()?;
+        self.leave(std::slice::from_ref(&removed));
+        Some(removed)
+    }
+
+    /// Sets `more` bytes of a pool aside for a segment.
     pub(super) fn reserve(
         &mut self,
+        pool: Pool,
         name: &ChannelName,
         announced: &Announced,
         more: u64,
-        short: u64,
-    ) -> (Vec<S>, bool) {
-        let mut removed = Vec::new();
+        Scarcity { foreign, short }: Scarcity,
+    ) -> Room<S> {
         let Some(channel) = self.channels.get(name) else {
-            return (removed, false);
+            return Room::Taken;
         };
         let distance = channel.behind((announced.rendition, announced.sequence));
-        let mut freed = 0;
-        loop {
-            let total = self.used.saturating_add(self.reserved).saturating_add(more);
-            if total <= self.max_size && freed >= short {
-                self.reserved += more;
-                return (removed, true);
+        let account = self.account(pool);
+        let over = account.total().saturating_add(more);
+        let over = over.saturating_add(foreign);
+        let over = over.saturating_sub(account.max).max(short);
+        let never = account.used < short;
+        match self.evict(pool, Some(distance), over) {
+            Some(evicted) => {
+                let account = self.account(pool);
+                account.reserved += more;
+                account.unwritten += more;
+                Room::Made(evicted)
             }
-            let Some(evicted) = self.evict_behind(Some(distance)) else {
-                return (removed, false);
-            };
-            freed += evicted.bytes();
-            removed.push(evicted);
+            None if never => Room::Never,
+            None => Room::Taken,
         }
     }
 
-    pub(super) fn release(&mut self, bytes: u64) {
-        self.reserved = self.reserved.saturating_sub(bytes);
+    /// Of what was set aside, so much has been written.
+    pub(super) fn wrote(&mut self, pool: Pool, bytes: u64) {
+        let account = self.account(pool);
+        account.unwritten = account.unwritten.saturating_sub(bytes);
+    }
+
+    /// Gives back what was set aside, `unwritten` of it unwritten, or what has been deleted.
+    pub(super) fn release(&mut self, pool: Pool, bytes: u64, unwritten: u64) {
+        let account = self.account(pool);
+        account.reserved = account.reserved.saturating_sub(bytes);
+        account.unwritten = account.unwritten.saturating_sub(unwritten);
+    }
+
+    /// What is about to be deleted takes room until it is ([`Self::release`]).
+    pub(super) fn leaves(&mut self, segment: &S) {
+        if segment.pool() == Pool::Disk {
+            self.disk.reserved += segment.bytes();
+        }
+    }
+
+    /// Bytes that are set aside on the disk and not written yet.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.disk.unwritten
+    }
+
+    /// Takes at least `bytes` bytes of segments out of memory, or all that there are.
+    pub(super) fn evict_from_memory(&mut self, bytes: u64) -> Vec<S> {
+        let bytes = bytes.min(self.memory.used);
+        self.evict(Pool::Memory, None, bytes).unwrap_or_default()
     }
 
     /// Lets a segment be found; false if its announcement does not stand any more.
@@ -237,8 +385,9 @@ impl<S: Stored> Index<S> {
         if !matches!(entry.state, State::Coming(current) if current == ticket) {
             return false;
         }
-        self.used += segment.bytes();
+        let (pool, bytes) = (segment.pool(), segment.bytes());
         entry.state = State::Ready(segment);
+        self.account(pool).used += bytes;
         true
     }
 
@@ -271,7 +420,7 @@ impl<S: Stored> Index<S> {
                 removed.extend(channel.remove(key));
             }
         }
-        self.used -= removed.iter().map(S::bytes).sum::<u64>();
+        self.leave(&removed);
         removed
     }
 
@@ -327,33 +476,54 @@ impl<S: Stored> Index<S> {
             .map(|((_, sequence), _)| *sequence)
     }
 
-    /// Bytes of all stored files.
-    pub(super) fn used(&self) -> u64 {
-        self.used
+    /// Bytes of all stored segments in a pool.
+    pub(super) fn used(&self, pool: Pool) -> u64 {
+        match pool {
+            Pool::Disk => self.disk.used,
+            Pool::Memory => self.memory.used,
+        }
     }
 
-    /// Takes out the segment that is the furthest behind its live edge, if it is further behind
-    /// than `distance`.
-    fn evict_behind(&mut self, distance: Option<u64>) -> Option<S> {
-        let (behind, name, key) = self
-            .channels
-            .iter()
-            .flat_map(|(name, channel)| {
-                let candidates = channel.furthest().into_iter();
-                candidates.map(move |(behind, key)| (behind, name, key))
-            })
-            .max_by_key(|(behind, _, _)| *behind)
-            .map(|(behind, name, key)| (behind, name.clone(), key))?;
-        if distance.is_some_and(|distance| behind <= distance) {
-            return None;
+    /// Takes out at least `bytes` bytes of segments of a pool, all of them further behind the live
+    /// edge than `distance`; `None`, and nothing is taken out, if there are not so many.
+    fn evict(&mut self, pool: Pool, distance: Option<u64>, bytes: u64) -> Option<Vec<S>> {
+        if bytes == 0 {
+            return Some(Vec::new());
         }
-        let entry = self.channels.get_mut(&name)?.entries.get_mut(&key)?;
-        match std::mem::replace(&mut entry.state, State::Gone) {
-            State::Ready(segment) => {
-                self.used -= segment.bytes();
-                Some(segment)
-            }
-            _ => None,
+        let mut candidates: Vec<(u64, ChannelName, Key, u64)> = Vec::new();
+        for (name, channel) in &self.channels {
+            let stored = channel.stored(pool);
+            let further = stored.filter(|(behind, ..)| distance.is_none_or(|d| *behind > d));
+            candidates.extend(further.map(|(behind, key, size)| (behind, name.clone(), key, size)));
         }
+        candidates.sort_by_key(|(behind, ..)| std::cmp::Reverse(*behind));
+        let mut freed = 0;
+        let enough = candidates.iter().position(|(.., size)| {
+            freed += size;
+            freed >= bytes
+        })?;
+        candidates.truncate(enough + 1);
+        let evicted = candidates.into_iter().filter_map(|(_, name, key, _)| {
+            let entry = self.channels.get_mut(&name)?.entries.get_mut(&key)?;
+            std::mem::replace(&mut entry.state, State::Gone).stored()
+        });
+        let evicted: Vec<S> = evicted.collect();
+        self.account(pool).used -= evicted.iter().map(S::bytes).sum::<u64>();
+        Some(evicted)
+    }
+}
+
+impl Account {
+    fn new(max: u64) -> Self {
+        Self {
+            max,
+            used: 0,
+            reserved: 0,
+            unwritten: 0,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.used.saturating_add(self.reserved)
     }
 }

@@ -1,14 +1,16 @@
-//! One segment on its way to the disk.
+//! One segment on its way into the store.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::files::{self, PartFile, Trailer, blocking};
-use super::index::Ticket;
+use super::health::Advice;
+use super::index::{Index, Pool, Room, Scarcity, Ticket};
 use super::{Announced, Inner, Segment, StoreError};
+use crate::budget::Share;
 use crate::ids::ChannelName;
 
 /// What is gathered before it is written: one hop to another thread for each 128 KiB, and writes
@@ -18,85 +20,171 @@ const BUFFER: usize = 128 << 10;
 const STEP: u64 = 1 << 20;
 
 /// Writes one segment; dropped before [`Self::commit`], it leaves nothing behind.
+///
+/// A disk that fails meanwhile is not the caller's concern: what was written is read back, and the
+/// segment goes on in memory.
 pub struct SegmentWriter {
-    inner: Arc<Inner>,
-    channel: ChannelName,
-    announced: Announced,
-    ticket: Ticket,
     expected: Option<u64>,
     expected_crc32c: Option<u32>,
-    reserved: Reserved,
-    buffer: Vec<u8>,
-    output: Option<Output>,
-    path: PathBuf,
     length: u64,
+    buffer: Vec<u8>,
+    /// None while it is on a blocking thread, and after an error.
+    work: Option<Box<Work>>,
 }
 
-/// What moves to the blocking thread and back.
-struct Output {
-    part: PartFile,
+/// What moves to the blocking thread and back. If the caller is gone by then, it ends there.
+struct Work {
+    // In this order: what it takes is given back once it is gone.
+    place: Place,
+    evicted: Evicted,
+    reserved: Reserved,
+    channel: ChannelName,
+    announced: Announced,
+    playlist: String,
+    ticket: Ticket,
+    path: PathBuf,
+    expected: Option<u64>,
+    /// Bytes of its trailer at most.
+    trailer: u64,
+    /// Bytes written, and their CRC-32C.
+    length: u64,
     crc: u32,
+}
+
+enum Place {
+    Disk {
+        part: Option<PartFile>,
+        /// Whether this one is to show that the disk works again.
+        is_try: bool,
+    },
+    Memory {
+        bytes: Vec<u8>,
+        share: Option<Share>,
+    },
 }
 
 /// Bytes set aside in the index, given back on drop.
 struct Reserved {
     inner: Arc<Inner>,
+    pool: Pool,
     bytes: u64,
+    unwritten: u64,
+}
+
+impl Reserved {
+    fn nothing(inner: &Arc<Inner>, pool: Pool) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            pool,
+            bytes: 0,
+            unwritten: 0,
+        }
+    }
+
+    fn wrote(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.unwritten);
+        self.unwritten -= bytes;
+        self.inner.index().wrote(self.pool, bytes);
+    }
+
+    fn release(&mut self, index: &mut Index<Arc<Segment>>) {
+        let (bytes, unwritten) = (self.bytes, self.unwritten);
+        (self.bytes, self.unwritten) = (0, 0);
+        index.release(self.pool, bytes, unwritten);
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.inner.index().release(self.bytes);
+        let inner = Arc::clone(&self.inner);
+        self.release(&mut inner.index());
+    }
+}
+
+/// What has to be deleted before there is room.
+struct Evicted {
+    inner: Arc<Inner>,
+    segments: Vec<Arc<Segment>>,
+}
+
+impl Evicted {
+    fn delete(&mut self) -> Result<(), StoreError> {
+        while let Some(segment) = self.segments.pop() {
+            self.inner.delete(&segment)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing is to be put in their place: they are deleted at leisure.
+    fn let_go(&mut self) {
+        let segments = std::mem::take(&mut self.segments);
+        let mut index = self.inner.index();
+        segments.iter().for_each(|segment| index.leaves(segment));
+        drop(index);
+        self.inner.discard(segments);
+    }
+}
+
+impl Drop for Evicted {
+    fn drop(&mut self) {
+        self.let_go();
     }
 }
 
 impl fmt::Debug for SegmentWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SegmentWriter")
-            .field("announced", &self.announced)
             .field("length", &self.length)
+            .field("expected", &self.expected)
             .finish_non_exhaustive()
     }
 }
 
 impl SegmentWriter {
     pub(super) fn new(
-        inner: Arc<Inner>,
+        inner: &Arc<Inner>,
         channel: &ChannelName,
         announced: &Announced,
         expected: Option<u64>,
     ) -> Result<Self, StoreError> {
-        let ticket = inner
-            .index()
-            .ticket(channel, announced)
-            .ok_or(StoreError::NotWanted)?;
-        let folder = inner.folder(channel);
+        let ticket = inner.index().ticket(channel, announced);
+        let ticket = ticket.ok_or(StoreError::NotWanted)?;
+        let playlist = inner.playlist(channel, announced.rendition);
+        let playlist = playlist.unwrap_or_default();
         let path = files::path_of(
-            &folder,
+            &inner.folder(channel),
             announced.rendition.0,
             announced.sequence,
             tag(announced),
         );
-        let mut writer = Self {
-            reserved: Reserved {
-                inner: Arc::clone(&inner),
-                bytes: 0,
+        let mut work = Work {
+            place: Place::Disk {
+                part: None,
+                is_try: false,
             },
-            inner,
+            reserved: Reserved::nothing(inner, Pool::Disk),
+            evicted: Evicted {
+                inner: Arc::clone(inner),
+                segments: Vec::new(),
+            },
             channel: channel.clone(),
             announced: announced.clone(),
+            trailer: Trailer::max_len(&announced.uri, &playlist),
+            playlist,
             ticket,
+            path,
+            expected,
+            length: 0,
+            crc: 0,
+        };
+        work.begin()?;
+        Ok(Self {
             expected,
             expected_crc32c: None,
-            buffer: Vec::with_capacity(BUFFER),
-            output: None,
-            path,
             length: 0,
-        };
-        if let Some(expected) = expected {
-            writer.reserve(expected)?;
-        }
-        Ok(writer)
+            buffer: Vec::with_capacity(BUFFER),
+            work: Some(Box::new(work)),
+        })
     }
 
     /// Takes that these will be bytes with this CRC-32C.
@@ -107,8 +195,9 @@ impl SegmentWriter {
     /// Takes the next bytes of the segment.
     ///
     /// # Errors
-    /// [`StoreError::Length`] if more come than were promised, [`StoreError::NoRoom`], or what the
-    /// disk says. The writer is of no use after an error.
+    /// [`StoreError::Length`] if more come than were promised, [`StoreError::NoRoom`] and
+    /// [`StoreError::NoMemory`] where there is no place for them, or what the disk says if not even
+    /// what it had taken already can be read back. The writer is of no use after an error.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         self.length += bytes.len() as u64;
         if let Some(expected) = self.expected.filter(|expected| self.length > *expected) {
@@ -116,9 +205,6 @@ impl SegmentWriter {
                 expected,
                 got: self.length,
             });
-        }
-        if self.length > self.reserved.bytes {
-            self.reserve((self.length - self.reserved.bytes).max(STEP))?;
         }
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BUFFER - self.buffer.len()));
@@ -135,7 +221,8 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// [`StoreError::Length`] if fewer bytes came than were promised, [`StoreError::Digest`] if
-    /// other ones, [`StoreError::Empty`], [`StoreError::NotWanted`] if it expired meanwhile, or what the disk says.
+    /// other ones, [`StoreError::Empty`], [`StoreError::NotWanted`] if it expired meanwhile, and
+    /// those of [`Self::write`].
     pub async fn commit(mut self) -> Result<Arc<Segment>, StoreError> {
         let got = self.length;
         match self.expected {
@@ -144,85 +231,260 @@ impl SegmentWriter {
             _ => {}
         }
         self.flush().await?;
-        let Some(Output { mut part, crc }) = self.output.take() else {
-            return Err(StoreError::Empty);
-        };
-        if self.expected_crc32c.is_some_and(|expected| expected != crc) {
-            return Err(StoreError::Digest);
-        }
-        let trailer = Trailer {
-            uri: self.announced.uri.clone(),
-            sequence: self.announced.sequence,
-            rendition: self.announced.rendition.0,
-            length: self.length,
-            crc32c: crc,
-        };
-        let path = std::mem::take(&mut self.path);
-        let segment = blocking(move || {
-            let encoded = trailer.encode().map_err(StoreError::at(&path))?;
-            part.write(&encoded)?;
-            part.keep(path, trailer)
-        })
-        .await?;
-        let segment = Arc::new(segment);
-        let stored = self
-            .inner
-            .index()
-            .store(&self.channel, self.ticket, Arc::clone(&segment));
-        if !stored {
-            self.inner.discard(vec![segment]);
-            return Err(StoreError::NotWanted);
-        }
-        self.inner.after_change(&self.channel, Vec::new());
-        Ok(segment)
+        let work = self.work.take().ok_or(StoreError::NotWanted)?;
+        let expected_crc32c = self.expected_crc32c;
+        // To its end on that thread: whoever gives up half-way leaves no file without an entry.
+        blocking(move || work.finish(expected_crc32c)).await
     }
 
     async fn flush(&mut self) -> Result<(), StoreError> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let output = self.output.take();
-        let path = self.path.clone();
+        let mut work = self.work.take().ok_or(StoreError::NotWanted)?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (output, buffer) = blocking(move || {
-            let mut output = match output {
-                Some(output) => output,
-                None => Output {
-                    part: PartFile::create(&path)?,
-                    crc: 0,
-                },
-            };
-            output.part.write(&buffer)?;
-            output.crc = crc32c::crc32c_append(output.crc, &buffer);
+        let (work, buffer) = blocking(move || {
+            work.put(&buffer)?;
             buffer.clear();
-            Ok((output, buffer))
+            Ok((work, buffer))
         })
         .await?;
-        self.output = Some(output);
+        self.work = Some(work);
         self.buffer = buffer;
         Ok(())
     }
+}
 
-    /// Sets `more` bytes aside, at the expense of what is further behind the live edge.
+impl Work {
+    fn inner(&self) -> Arc<Inner> {
+        Arc::clone(&self.reserved.inner)
+    }
+
+    /// Finds a place, and sets aside what is known to come.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        let advice = self.inner().health().advice(Instant::now());
+        match advice {
+            Advice::Spare => self.go_to_memory(),
+            advice => {
+                let is_try = advice == Advice::Try;
+                self.place = Place::Disk { part: None, is_try };
+                let known = self.expected.unwrap_or(0);
+                self.reserve(known + self.trailer)
+                    .or_else(|error| self.rescue(error))
+            }
+        }
+    }
+
+    /// Takes further bytes, to wherever they can go.
+    fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        if matches!(self.place, Place::Disk { .. })
+            && let Err(error) = self.write(bytes)
+        {
+            self.rescue(error)?;
+        }
+        if let Place::Memory { .. } = self.place {
+            self.hold(bytes.len())?;
+            if let Place::Memory { bytes: held, .. } = &mut self.place {
+                held.extend_from_slice(bytes);
+            }
+        }
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let inner = self.inner();
+        let count = bytes.len() as u64;
+        let needed = self.length + count + self.trailer;
+        if needed > self.reserved.bytes {
+            self.reserve((needed - self.reserved.bytes).max(STEP))?;
+        }
+        self.evicted.delete()?;
+        if let Place::Disk { part, .. } = &mut self.place {
+            let part = match part {
+                Some(part) => part,
+                None => part.insert(PartFile::create(&inner.disk, &self.path)?),
+            };
+            part.append(bytes)?;
+            self.reserved.wrote(count);
+            inner.metrics.store_written_bytes.add(count);
+        }
+        Ok(())
+    }
+
+    /// Sets `more` bytes of the disk aside, at the expense of what is further behind the live edge.
     fn reserve(&mut self, more: u64) -> Result<(), StoreError> {
-        let config = &self.inner.config;
+        let inner = self.inner();
+        let config = &inner.config;
         // The file system is asked at each step only: others may fill it at any time anyway.
-        let missing = |free: u64| (config.min_free.saturating_add(more)).saturating_sub(free);
-        let short = files::free_bytes(&config.dir).map_or(0, missing);
-        let mut index = self.inner.index();
-        let (removed, room) = index.reserve(&self.channel, &self.announced, more, short);
+        let free = inner.disk.free_bytes(&config.dir);
+        let mut index = inner.index();
+        let needed = config.min_free.saturating_add(more);
+        let needed = needed.saturating_add(index.unwritten());
+        let scarcity = Scarcity {
+            foreign: inner.disk.leftover_bytes(),
+            short: free.map_or(0, |free| needed.saturating_sub(free)),
+        };
+        match index.reserve(Pool::Disk, &self.channel, &self.announced, more, scarcity) {
+            Room::Made(evicted) => {
+                self.reserved.bytes += more;
+                self.reserved.unwritten += more;
+                self.evicted.segments.extend(evicted);
+                drop(index);
+                if !self.evicted.segments.is_empty() {
+                    inner.after_change(&self.channel, Vec::new());
+                }
+                Ok(())
+            }
+            Room::Taken => Err(StoreError::NoRoom { wanted: more }),
+            Room::Never => Err(StoreError::NotFree {
+                dir: config.dir.clone(),
+                free: free.unwrap_or_default(),
+                min_free: config.min_free,
+            }),
+        }
+    }
+
+    /// After `error` of the disk: what it has taken is read back, and goes on in memory.
+    fn rescue(&mut self, error: StoreError) -> Result<(), StoreError> {
+        if !matches!(error, StoreError::Io { .. } | StoreError::NotFree { .. }) {
+            return Err(error);
+        }
+        self.inner().disk_failed(&error);
+        let mut taken = Vec::new();
+        if let Place::Disk {
+            part: Some(part), ..
+        } = &self.place
+        {
+            // It fits: it came through memory.
+            taken = part.read_back(self.length as usize)?;
+            if crc32c::crc32c(&taken) != self.crc {
+                return Err(error);
+            }
+        }
+        self.go_to_memory()?;
+        self.hold(taken.len())?;
+        if let Place::Memory { bytes, .. } = &mut self.place {
+            bytes.extend_from_slice(&taken);
+        }
+        Ok(())
+    }
+
+    fn go_to_memory(&mut self) -> Result<(), StoreError> {
+        self.place = Place::Memory {
+            bytes: Vec::new(),
+            share: None,
+        };
+        self.evicted.let_go();
+        self.reserved = Reserved::nothing(&self.inner(), Pool::Memory);
+        self.hold(0)
+    }
+
+    /// Makes room in memory for `more` bytes, and for all that is known to come, at the expense of
+    /// what is further behind the live edge.
+    fn hold(&mut self, more: usize) -> Result<(), StoreError> {
+        let inner = self.inner();
+        let Place::Memory { bytes, share } = &mut self.place else {
+            return Ok(());
+        };
+        let known = self.expected.map_or(0, |length| length as usize);
+        let wanted = known.max(bytes.len() + more);
+        if wanted <= bytes.capacity() {
+            return Ok(());
+        }
+        let wanted = match self.expected {
+            Some(_) => wanted,
+            None => wanted + STEP as usize,
+        };
+        let growth = wanted - bytes.capacity();
+        let room = inner.index().reserve(
+            Pool::Memory,
+            &self.channel,
+            &self.announced,
+            growth as u64,
+            Scarcity::default(),
+        );
+        let Room::Made(evicted) = room else {
+            return Err(StoreError::NoMemory);
+        };
+        self.reserved.bytes += growth as u64;
+        if !evicted.is_empty() {
+            inner.after_change(&self.channel, evicted);
+        }
+        let more = inner.budget.try_take_spare(growth);
+        let more = more.ok_or(StoreError::NoMemory)?;
+        match share {
+            Some(share) => share.join(more),
+            None => *share = Some(more),
+        }
+        bytes.reserve_exact(wanted - bytes.len());
+        Ok(())
+    }
+
+    fn finish(
+        mut self: Box<Self>,
+        expected_crc32c: Option<u32>,
+    ) -> Result<Arc<Segment>, StoreError> {
+        if expected_crc32c.is_some_and(|expected| expected != self.crc) {
+            return Err(StoreError::Digest);
+        }
+        let inner = self.inner();
+        let trailer = Trailer {
+            uri: self.announced.uri.clone(),
+            sequence: self.announced.sequence,
+            rendition: self.announced.rendition.0,
+            playlist: std::mem::take(&mut self.playlist),
+            length: self.length,
+            crc32c: self.crc,
+        };
+        let mut tried = false;
+        if let Place::Disk {
+            part: Some(part),
+            is_try,
+        } = &mut self.place
+        {
+            tried = *is_try;
+            match part.keep(&self.path, &trailer) {
+                Ok(segment) => return self.publish(segment, tried),
+                Err(error) => self.rescue(error)?,
+            }
+        }
+        let empty = Place::Disk {
+            part: None,
+            is_try: tried,
+        };
+        match std::mem::replace(&mut self.place, empty) {
+            Place::Memory {
+                bytes,
+                share: Some(share),
+            } => {
+                let segment = Segment::in_memory(bytes.into(), share, trailer);
+                drop(inner);
+                self.publish(segment, false)
+            }
+            _ => Err(StoreError::Empty),
+        }
+    }
+
+    /// Lets it be found.
+    fn publish(&mut self, segment: Segment, tried: bool) -> Result<Arc<Segment>, StoreError> {
+        let inner = self.inner();
+        if tried {
+            inner.disk_works();
+        }
+        let segment = Arc::new(segment);
+        let mut index = inner.index();
+        self.reserved.release(&mut index);
+        if !index.store(&self.channel, self.ticket, Arc::clone(&segment)) {
+            index.leaves(&segment);
+            drop(index);
+            inner.discard(vec![segment]);
+            return Err(StoreError::NotWanted);
+        }
         drop(index);
-        if room {
-            self.reserved.bytes += more;
-        }
-        if !removed.is_empty() {
-            self.inner.after_change(&self.channel, removed);
-        }
-        if room {
-            Ok(())
-        } else {
-            Err(StoreError::NoRoom { wanted: more })
-        }
+        inner.after_change(&self.channel, Vec::new());
+        Ok(segment)
     }
 }
 
@@ -237,107 +499,5 @@ fn tag(announced: &Announced) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::super::{Found, Store};
-    use super::*;
-    use crate::config::{Matching, StoreConfig};
-    use crate::ids::{MediaSequence, RenditionIndex};
-
-    fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
-        let channel = ChannelName::from("news");
-        let config = StoreConfig {
-            dir: dir.into(),
-            max_size: 4 << 20,
-            min_free,
-        };
-        let store =
-            Store::open(config, [(channel.clone(), Matching::Exact)], Arc::default()).unwrap();
-        let announced = Announced {
-            rendition: RenditionIndex(0),
-            uri: "1.ts".into(),
-            url: "http://origin/1.ts".parse().unwrap(),
-            sequence: MediaSequence(1),
-        };
-        store.announce(&channel, std::slice::from_ref(&announced));
-        (store, channel, announced)
-    }
-
-    fn files(dir: &Path) -> usize {
-        std::fs::read_dir(dir.join("news")).unwrap().count()
-    }
-
-    #[tokio::test]
-    async fn more_or_fewer_bytes_than_promised_are_never_stored() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, channel, announced) = store(dir.path(), 0);
-        let mut writer = store.begin(&channel, &announced, Some(300_000)).unwrap();
-        writer.write(&vec![1; 299_999]).await.unwrap();
-        let error = writer.commit().await.unwrap_err();
-        assert!(matches!(error, StoreError::Length { got: 299_999, .. }));
-        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
-        let error = writer.write(b"four").await.unwrap_err();
-        assert!(matches!(error, StoreError::Length { got: 4, .. }));
-        drop(writer);
-        let writer = store.begin(&channel, &announced, None).unwrap();
-        let error = writer.commit().await.unwrap_err();
-        assert!(matches!(error, StoreError::Empty));
-        assert_eq!(files(dir.path()), 0);
-        let found = store.find(&channel, "1.ts", None);
-        assert!(matches!(found, Found::Coming), "it may be tried again");
-    }
-
-    #[tokio::test]
-    async fn a_writer_that_is_dropped_leaves_no_file_and_no_reservation() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, channel, announced) = store(dir.path(), 0);
-        for _ in 0..3 {
-            let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
-            writer.write(&vec![1; 1 << 20]).await.unwrap();
-            assert_eq!(files(dir.path()), 1);
-        }
-        assert_eq!(files(dir.path()), 0);
-    }
-
-    #[tokio::test]
-    async fn the_quota_and_the_free_space_are_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        let (quota, channel, announced) = store(dir.path(), 0);
-        let error = quota
-            .begin(&channel, &announced, Some(5 << 20))
-            .unwrap_err();
-        assert!(matches!(error, StoreError::NoRoom { .. }));
-        let mut writer = quota.begin(&channel, &announced, None).unwrap();
-        let error = loop {
-            if let Err(error) = writer.write(&vec![1; 1 << 20]).await {
-                break error;
-            }
-        };
-        assert!(matches!(error, StoreError::NoRoom { .. }));
-        let (full, channel, announced) = store(dir.path(), u64::MAX);
-        let error = full.begin(&channel, &announced, Some(1)).unwrap_err();
-        assert!(matches!(error, StoreError::NoRoom { .. }));
-    }
-
-    #[tokio::test]
-    async fn what_expires_while_it_is_written_is_not_stored() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, channel, announced) = store(dir.path(), 0);
-        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
-        writer.write(b"old").await.unwrap();
-        let expired = (
-            announced.rendition,
-            announced.sequence,
-            announced.uri.clone(),
-        );
-        store.expire(&channel, &[expired]);
-        store.announce(&channel, std::slice::from_ref(&announced));
-        let error = writer.commit().await.unwrap_err();
-        assert!(matches!(error, StoreError::NotWanted));
-        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
-        writer.write(b"new").await.unwrap();
-        let segment = writer.commit().await.unwrap();
-        assert_eq!(segment.bytes(0..3), b"new");
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;

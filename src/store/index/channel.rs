@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use url::Url;
 
 use super::names::Names;
-use super::{Key, Lookup, Stored, Ticket};
+use super::{Announced, Key, Lookup, Pool, Stored, Ticket};
 use crate::config::Matching;
 use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
 use crate::store::Ambiguous;
@@ -57,6 +57,8 @@ pub(super) struct Entry<S> {
 pub(super) enum State<S> {
     Coming(Ticket),
     Ready(S),
+    /// Stored by an earlier run, and not read since.
+    Unproven(S, Ticket),
     /// Given up or evicted, and still listed.
     Gone,
 }
@@ -77,7 +79,10 @@ impl<S: Stored> Channel<S> {
         self.by_uri = Names::default();
         self.by_path = Names::default();
         let entries = std::mem::take(&mut self.entries);
-        entries.into_values().filter_map(Entry::segment).collect()
+        entries
+            .into_values()
+            .filter_map(|entry| entry.state.stored())
+            .collect()
     }
 
     /// Whether it is new that `rendition` shares names with a playlist that is not followed.
@@ -119,6 +124,7 @@ impl<S: Stored> Channel<S> {
             // meant by this name.
             State::Ready(_) if self.alive.is_none() => Lookup::Coming,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
+            State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
             State::Coming(_) => Lookup::Coming,
             State::Gone => Lookup::Absent,
         }
@@ -160,7 +166,43 @@ impl<S: Stored> Channel<S> {
         let uri = entry.uri.as_str();
         self.by_uri.remove(uri, key);
         self.by_path.remove(Matching::Path.name(uri), key);
-        entry.segment()
+        entry.state.stored()
+    }
+
+    /// Whether this is stored, or on its way, already. What an earlier run stored is known by the
+    /// name that it had then.
+    pub(super) fn has(&mut self, announced: &Announced) -> bool {
+        let is_same = self.is_same(announced);
+        let entry = self
+            .entries
+            .get_mut(&(announced.rendition, announced.sequence));
+        let Some(entry) = entry.filter(|entry| is_same && !entry.is_gone()) else {
+            return false;
+        };
+        entry.url.get_or_insert_with(|| announced.url.clone());
+        true
+    }
+
+    pub(super) fn standing(&self, announced: &Announced) -> Lookup<S> {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        match entry
+            .filter(|_| self.is_same(announced))
+            .map(|entry| &entry.state)
+        {
+            Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
+            Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
+            Some(State::Coming(_)) => Lookup::Coming,
+            Some(State::Gone) | None => Lookup::Absent,
+        }
+    }
+
+    fn is_same(&self, announced: &Announced) -> bool {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        entry.is_some_and(|entry| {
+            let restored = entry.stored().is_some();
+            let name = |uri: &SegmentUri| self.matching.name(uri.as_str()).to_owned();
+            entry.uri == announced.uri || (restored && name(&entry.uri) == name(&announced.uri))
+        })
     }
 
     /// What a URI may be found by, the better first.
@@ -195,17 +237,12 @@ impl<S: Stored> Channel<S> {
         newest.map_or(0, |((_, newest), _)| newest.0.saturating_sub(sequence.0))
     }
 
-    /// The oldest stored segment of each rendition, as far as it is behind; the furthest of them.
-    pub(super) fn furthest(&self) -> Option<(u64, Key)> {
-        let mut renditions: Vec<RenditionIndex> = self.entries.keys().map(|key| key.0).collect();
-        renditions.dedup();
-        let oldest = renditions.into_iter().filter_map(|rendition| {
-            let mut entries = self.of_rendition(rendition);
-            entries.find(|(_, entry)| entry.ready().is_some())
-        });
-        oldest
-            .map(|(key, _)| (self.behind(*key), *key))
-            .max_by_key(|(behind, _)| *behind)
+    /// What is stored in a pool: how far it is behind, what it is, and its bytes.
+    pub(super) fn stored(&self, pool: Pool) -> impl Iterator<Item = (u64, Key, u64)> {
+        let stored = self.entries.iter();
+        let stored = stored.filter_map(|(key, entry)| Some((*key, entry.stored()?)));
+        let stored = stored.filter(move |(_, segment)| segment.pool() == pool);
+        stored.map(|(key, segment)| (self.behind(key), key, segment.bytes()))
     }
 
     /// What no playlist lists, unless the viewer's is newer than ours.
@@ -241,14 +278,24 @@ impl<S> Entry<S> {
         }
     }
 
-    pub(super) fn segment(self) -> Option<S> {
-        match self.state {
-            State::Ready(segment) => Some(segment),
-            _ => None,
+    /// What is stored, proven or not.
+    pub(super) fn stored(&self) -> Option<&S> {
+        match &self.state {
+            State::Ready(segment) | State::Unproven(segment, _) => Some(segment),
+            State::Coming(_) | State::Gone => None,
         }
     }
 
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.state, State::Gone)
+    }
+}
+
+impl<S> State<S> {
+    pub(super) fn stored(self) -> Option<S> {
+        match self {
+            Self::Ready(segment) | Self::Unproven(segment, _) => Some(segment),
+            Self::Coming(_) | Self::Gone => None,
+        }
     }
 }
