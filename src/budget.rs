@@ -117,6 +117,16 @@ impl Share {
         self.bytes
     }
 
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        drop(Self {
+            account: Arc::clone(&self.account),
+            bytes: surplus,
+        });
+    }
+
     /// Makes one share of two of the same budget.
     pub fn join(&mut self, mut other: Self) {
         debug_assert!(Arc::ptr_eq(&self.account, &other.account));
@@ -159,6 +169,8 @@ mod tests {
         let mut needed = budget.try_take(50).unwrap();
         needed.join(budget.try_take(10).unwrap());
         assert_eq!((needed.bytes(), budget.used()), (60, 60));
+        needed.shrink_to(45);
+        assert_eq!((needed.bytes(), budget.used()), (45, 45));
     }
 
     #[tokio::test]

@@ -456,9 +456,11 @@ impl Work {
         };
         match std::mem::replace(&mut self.place, empty) {
             Place::Memory {
-                bytes,
-                share: Some(share),
+                mut bytes,
+                share: Some(mut share),
             } => {
+                bytes.shrink_to_fit();
+                share.shrink_to(bytes.capacity());
                 let segment = Segment::in_memory(bytes.into(), share, trailer);
                 drop(inner);
                 self.publish(segment, false)

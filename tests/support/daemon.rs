@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::UnixDatagram;
 use tokio::time::Instant;
 
 use super::eventually;
@@ -99,6 +100,43 @@ pub(crate) struct Daemon {
     dir: Option<TempDir>,
 }
 
+/// A box that was killed, with all that it had on its disk.
+pub(crate) struct Killed {
+    binary: PathBuf,
+    dir: TempDir,
+    http: SocketAddr,
+    signal: String,
+}
+
+impl Killed {
+    /// Its store's folder.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Starts it again. Also gives how long that took, up to what systemd waits for.
+    pub(crate) async fn start(self) -> (Daemon, Duration) {
+        let notify = self.dir.path().join("notify");
+        // An earlier start may have left it.
+        let _ = std::fs::remove_file(&notify);
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        let start = Instant::now();
+        let mut daemon = Daemon::spawn(self.binary, self.dir, self.http, self.signal);
+        let ready = async {
+            let mut said = [0; 4096];
+            loop {
+                let length = socket.recv(&mut said).await.unwrap();
+                if said[..length].starts_with(b"READY=1") {
+                    return start.elapsed();
+                }
+            }
+        };
+        let ready = tokio::time::timeout(PATIENCE, ready).await;
+        daemon.must_live();
+        (daemon, ready.expect("the box is ready"))
+    }
+}
+
 /// How a box ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -160,6 +198,7 @@ impl Daemon {
         let mut child = Command::new(&binary)
             .args(["run", "--config"])
             .arg(dir.path().join("edgeseed.toml"))
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -187,6 +226,18 @@ impl Daemon {
         let mut daemon = Self::spawn(binary, dir, http, signal);
         daemon.until_healthy().await;
         daemon
+    }
+
+    /// Kills it, as the kernel does when memory is short.
+    pub(crate) fn kill(mut self) -> Killed {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Killed {
+            binary: self.binary.clone(),
+            dir: self.dir.take().unwrap(),
+            http: self.http,
+            signal: self.signal.clone(),
+        }
     }
 
     fn must_live(&mut self) {
