@@ -64,6 +64,13 @@ impl StoreError {
         let broken = Some(rustix::io::Errno::IO.raw_os_error());
         disk.contains(&source.kind()) || source.raw_os_error() == broken
     }
+
+    /// Whether the file is not what it was: gone, or cut off. Anything else, such as a lack of
+    /// descriptors, says nothing about it.
+    pub(super) fn is_about_the_file(&self) -> bool {
+        use io::ErrorKind::{NotFound, UnexpectedEof};
+        matches!(self, Self::Io { source, .. } if [NotFound, UnexpectedEof].contains(&source.kind()))
+    }
 }
 
 impl fmt::Display for StoreError {

@@ -51,6 +51,7 @@ mod writer;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -384,13 +385,8 @@ impl Store {
     }
 
     /// A segment that was found could not be read to its end: it is not found any more.
-    pub fn lose(&self, channel: &ChannelName, reader: &Reader, error: &std::io::Error) {
-        let segment = reader.shared();
-        if let Some(path) = segment.path() {
-            let removed = self.inner.index().lose(channel, segment);
-            log::warn!("{} cannot be read: {error}", path.display());
-            self.inner.after_change(channel, Vec::from_iter(removed));
-        }
+    pub fn lose(&self, channel: &ChannelName, reader: &Reader, error: io::Error) {
+        self.inner.lose(channel, reader.shared(), error);
     }
 
     /// Starts storing an announced segment. Makes room where the length is known; quota and free
@@ -510,9 +506,7 @@ impl Store {
         match Arc::clone(&segment).open(&self.inner.disk) {
             Ok(reader) => Found::Ready(reader),
             Err(error) => {
-                log::warn!("a segment of channel {channel} cannot be opened: {error}");
-                let removed = self.inner.index().lose(channel, &segment);
-                self.inner.after_change(channel, Vec::from_iter(removed));
+                self.inner.lose(channel, &segment, error);
                 Found::Absent
             }
         }
@@ -609,6 +603,20 @@ impl Inner {
         };
         let removed = self.disk.remove(path, segment.occupied());
         removed.map_err(StoreError::at(path))
+    }
+
+    /// A segment cannot be read, for this reason.
+    fn lose(self: &Arc<Self>, channel: &ChannelName, segment: &Arc<Segment>, error: io::Error) {
+        let Some(path) = segment.path() else { return };
+        let error = StoreError::at(path)(error);
+        log::warn!("{error}");
+        if error.is_ailment() {
+            self.disk_failed(&error);
+        } else if !error.is_about_the_file() {
+            return;
+        }
+        let removed = self.index().lose(channel, segment);
+        self.after_change(channel, Vec::from_iter(removed));
     }
 
     fn evict_from_memory(self: &Arc<Self>, bytes: u64) {

@@ -250,6 +250,7 @@ async fn what_cannot_be_read_any_more_is_not_found_any_more() {
         panic!("it is stored");
     };
     let error = reader.read(0..3).unwrap_err();
-    store.lose(&channel, &reader, &error);
+    store.lose(&channel, &reader, error);
+    assert!(store.problem().is_some());
     assert!(matches!(store.find(&channel, "1.ts", None), Found::Absent));
 }

@@ -61,7 +61,7 @@ fn served(store: &Store, sequence: u64) -> Option<bytes::Bytes> {
     match reader.read(0..usize::MAX) {
         Ok(bytes) => Some(bytes),
         Err(error) => {
-            store.lose(&news(), &reader, &error);
+            store.lose(&news(), &reader, error);
             None
         }
     }

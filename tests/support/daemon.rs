@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     /// The URL of a signalling server that is not the box's own.
     pub(crate) signal: Option<String>,
+    /// `[store] min-free`, if not very little.
+    pub(crate) min_free: Option<&'static str>,
     /// Another binary than the one under test.
     pub(crate) binary: Option<PathBuf>,
 }
@@ -79,8 +81,9 @@ impl Setup {
         };
         format!(
             "{channels}{signal}[http]\nlisten = \"{http}\"\n\
-             [store]\ndir = \"{}\"\nmin-free = \"16MiB\"\n{peer}{}",
+             [store]\ndir = \"{}\"\nmin-free = \"{}\"\n{peer}{}",
             store.display(),
+            self.min_free.unwrap_or("16MiB"),
             self.more,
         )
     }

@@ -161,7 +161,7 @@ impl Connection {
         let bytes = match reader.read(range) {
             Ok(bytes) => BytesMut::from(bytes),
             Err(error) => {
-                context.store.lose(&self.key.channel, reader, &error);
+                context.store.lose(&self.key.channel, reader, error);
                 *life = Life::Over("a segment could not be read from the disk");
                 return;
             }
