@@ -1,6 +1,13 @@
 //! The budget of media in flight, and what a box takes of memory besides.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests fail the test
+// Helpers of tests fail the test, and print what it measures.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::large_futures
+)]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Writing segments, and what is left when that goes wrong.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::{Disk, Fault, Found, Operation, Store};
 use super::*;

@@ -6,8 +6,16 @@
 //! cargo test --release --test crash -- --ignored --nocapture    # minutes: hundreds of crashes, 2 GiB
 //! ```
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests fail the test
+// Helpers of tests fail the test, and print what they measure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::large_futures
+)]
 
+mod disk;
 mod kills;
 mod operations;
 mod start;

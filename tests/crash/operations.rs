@@ -90,7 +90,7 @@ async fn fetch(store: &Store, sequence: u64) -> bool {
         return true;
     }
     // Not every origin says how long it is.
-    let length = (sequence % 2 == 0).then_some(body.len() as u64);
+    let length = sequence.is_multiple_of(2).then_some(body.len() as u64);
     let Ok(mut writer) = store.begin(&super::news(), &segment, length) else {
         return false;
     };
