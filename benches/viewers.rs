@@ -17,6 +17,8 @@
     clippy::print_stdout
 )]
 
+#[path = "../tests/support/process.rs"]
+mod process;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use futures_util::{StreamExt, stream};
+use process::{cpu, memory};
 use rand::Rng;
 use support::daemon::{Daemon, Setup};
 use support::origin::{Live, Origin, uri};
@@ -78,13 +81,6 @@ struct Seen {
     served: Vec<Duration>,
     lacks: Vec<u64>,
     timeouts: usize,
-}
-
-/// Processor time in seconds, user and system.
-#[derive(Clone, Copy)]
-struct Cpu {
-    user: f64,
-    system: f64,
 }
 
 fn main() -> ExitCode {
@@ -270,57 +266,4 @@ fn millis(sorted: &[Duration], part: f64) -> u128 {
     let last = sorted.len().saturating_sub(1);
     let index = (last as f64 * part).round() as usize;
     sorted.get(index).map_or(0, Duration::as_millis)
-}
-
-/// A size of `/proc/PID/status` (proc(5)) in MB; what it calls kB is 1024 bytes.
-fn memory(pid: &str, field: &str) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib * 1024.0 / 1e6
-}
-
-/// Fields 14 and 15 of `/proc/PID/stat` (proc(5)); the second field may hold blanks, and ends with
-/// the last parenthesis.
-fn cpu(pid: &str) -> Cpu {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let ticks = |field: usize| -> f64 {
-        let value: u64 = fields
-            .split_whitespace()
-            .nth(field - 3)
-            .unwrap()
-            .parse()
-            .unwrap();
-        value as f64 / rustix::param::clock_ticks_per_second() as f64
-    };
-    Cpu {
-        user: ticks(14),
-        system: ticks(15),
-    }
-}
-
-impl Cpu {
-    fn since(self, before: Self) -> Self {
-        Self {
-            user: self.user - before.user,
-            system: self.system - before.system,
-        }
-    }
-
-    fn total(self) -> f64 {
-        self.user + self.system
-    }
-}
-
-impl std::fmt::Display for Cpu {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{:.2} s ({:.2} user, {:.2} system)",
-            self.total(),
-            self.user,
-            self.system
-        )
-    }
 }

@@ -4,19 +4,20 @@ use std::fmt;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::cli::Command;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, SignalServerConfig};
 use crate::daemon::{Daemon, DaemonError};
 use crate::demo::{self, DemoError};
 use crate::fetch::OriginError;
 use crate::signal::server::Server as SignalServer;
-use crate::signal::server::SignalError;
 use crate::{exit, systemd};
 
 mod probe;
@@ -35,14 +36,14 @@ pub enum Failure {
     Daemon(DaemonError),
     /// The sample channel's address cannot be had.
     Demo(DemoError),
-    /// The signalling server cannot run.
-    Signal(SignalError),
     /// `signal` was told neither a file nor an address.
     NoListen,
     /// The configuration has no `[signal-server]` to run alone.
     NoSignalServer(PathBuf),
     /// Something asked over HTTP did not answer as hoped.
     Fetch(OriginError),
+    /// These playlists of a channel cannot be used, for these reasons.
+    Probe(Vec<(Url, String)>),
     /// A daemon answered, but not like one.
     NotADaemon(String),
     /// The system does not give us what every program needs.
@@ -55,7 +56,6 @@ impl fmt::Display for Failure {
             Self::Config(error) => error.fmt(f),
             Self::Daemon(error) => error.fmt(f),
             Self::Demo(error) => error.fmt(f),
-            Self::Signal(error) => error.fmt(f),
             Self::NoListen => f.write_str("where to listen? Give --listen ADDR, or --config FILE"),
             Self::NoSignalServer(path) => write!(
                 f,
@@ -63,6 +63,12 @@ impl fmt::Display for Failure {
                 path.display()
             ),
             Self::Fetch(error) => error.fmt(f),
+            Self::Probe(failures) => {
+                let failures = failures
+                    .iter()
+                    .map(|(url, error)| format!("{url}: {error}"));
+                f.write_str(&failures.collect::<Vec<_>>().join("; "))
+            }
             Self::NotADaemon(what) => write!(f, "that is no edgeseed daemon: {what}"),
             Self::System(error) => write!(f, "the system refuses: {error}"),
         }
@@ -71,6 +77,12 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl From<DaemonError> for Failure {
+    fn from(error: DaemonError) -> Self {
+        Self::Daemon(error)
+    }
+}
+
 impl Failure {
     /// The exit code for this failure ([`crate::exit`]).
     pub fn exit_code(&self) -> u8 {
@@ -78,8 +90,7 @@ impl Failure {
             Self::Config(_) | Self::NoSignalServer(_) => exit::CONFIG,
             Self::Daemon(error) => error.exit_code(),
             Self::Demo(error) => error.exit_code(),
-            Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
-            Self::Signal(_) | Self::Fetch(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
+            Self::Fetch(_) | Self::Probe(_) | Self::NotADaemon(_) => exit::UNAVAILABLE,
             Self::NoListen => exit::USAGE,
             Self::System(_) => exit::SOFTWARE,
         }
@@ -129,6 +140,9 @@ fn say(line: &str) {
 
 fn check(path: &Path) -> Result<(), Failure> {
     let config = Config::load(path).map_err(Failure::Config)?;
+    if let Some(server) = &config.signal_server {
+        SignalServer::check(server).map_err(DaemonError::Signal)?;
+    }
     say(&format!(
         "{} is right: {} channel{}",
         path.display(),
@@ -223,20 +237,24 @@ async fn next_config(hangup: &mut Signal, path: &Path, current: &Config) -> Conf
 }
 
 async fn signal_alone(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), Failure> {
+    raise_file_limit();
     let mut stop = Stop::new()?;
-    let listen = match (listen, path) {
-        (Some(listen), _) => listen,
-        (None, None) => return Err(Failure::NoListen),
-        (None, Some(path)) => {
-            Config::load(path)
-                .map_err(Failure::Config)?
-                .signal_server
-                .ok_or_else(|| Failure::NoSignalServer(path.to_owned()))?
-                .listen
-        }
+    let config = match path {
+        Some(path) => Config::load(path)
+            .map_err(Failure::Config)?
+            .signal_server
+            .ok_or_else(|| Failure::NoSignalServer(path.to_owned()))?,
+        None => SignalServerConfig::new(listen.ok_or(Failure::NoListen)?),
     };
-    let server = SignalServer::bind(listen).await.map_err(Failure::Signal)?;
-    log::info!("signalling at ws://{}/", server.local_addr());
+    let config = SignalServerConfig {
+        listen: listen.unwrap_or(config.listen),
+        ..config
+    };
+    let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+    let server = SignalServer::bind(config, Arc::default())
+        .await
+        .map_err(DaemonError::Signal)?;
+    log::info!("signalling at {scheme}://{}/", server.local_addr());
     systemd::ready();
     let token = CancellationToken::new();
     let served = server.run(token.clone());

@@ -5,6 +5,8 @@
 //! A file with one `[[channel]]` and one `[signal]` is complete. Every default carries its reason.
 
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -12,6 +14,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
 use url::Url;
 
 use self::reader::{Document, Section};
@@ -51,6 +56,8 @@ pub struct ChannelConfig {
     pub variants: Variants,
     /// How much behind the live edge is kept at least, however long the playlist is.
     pub window: Duration,
+    /// Bytes per second that are loaded from the origin at most; `None`: as fast as it comes.
+    pub max_bandwidth: Option<u64>,
     /// What of a URI names a segment.
     pub matching: Matching,
 }
@@ -91,8 +98,15 @@ pub enum Variants {
 /// `[signal]`: where the channels' viewers meet the box.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SignalConfig {
-    /// A server at this `ws://` or `wss://` URL.
-    Server(Url),
+    /// A server elsewhere.
+    Server {
+        /// `ws://` or `wss://`.
+        url: Url,
+        /// Who has to have signed the certificate of a `wss://` server; empty for the system's CAs.
+        ca: Vec<CertificateDer<'static>>,
+        /// What it wants to see from who enters.
+        token: Option<String>,
+    },
     /// The box's own `[signal-server]`, when there is no `[signal]`.
     Own,
 }
@@ -102,6 +116,35 @@ pub enum SignalConfig {
 pub struct SignalServerConfig {
     /// Where browsers connect.
     pub listen: SocketAddr,
+    /// With these it is a `wss://` server.
+    pub tls: Option<TlsFiles>,
+    /// What everybody has to show who enters a channel.
+    pub token: Option<String>,
+    /// Sockets of one address at once, any number if 0.
+    pub max_sockets_per_address: usize,
+}
+
+/// `certificate` and `key`, both in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and the chain above it.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl SignalServerConfig {
+    /// A server at this address; the rest is the default.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            tls: None,
+            token: None,
+            // A campus of 500 viewers behind one NAT whose pages have entered four times each
+            // (protocol.md section 3); and one address takes a sixth of all places at most.
+            max_sockets_per_address: 2000,
+        }
+    }
 }
 
 /// `[peer]`
@@ -110,7 +153,9 @@ pub struct PeerConfig {
     /// Viewers served at once; the next one is refused with `dc_failed`, so that it looks
     /// elsewhere.
     pub max_peers: usize,
-    /// What is reported to the scheduler; the higher, the sooner it makes us a parent.
+    /// The least that is reported to the scheduler; the higher, the sooner it makes us a parent. What
+    /// is reported is the mean number of segments held of each followed playlist of the channel, if
+    /// that is more.
     pub level: f64,
     /// How long a REQUEST may wait for a segment that is on its way, before LACK.
     pub request_hold: Duration,
@@ -388,6 +433,10 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
         "path" => Ok(Matching::Path),
         other => Err(format!("{other:?} is neither \"exact\" nor \"path\"")),
     });
+    let max_bandwidth = section.optional(document, "max-bandwidth", |value| {
+        // Below 100 kbit/s not even sound keeps up.
+        reader::bandwidth(value, 100_000)
+    });
     section.finish(document);
     let url = url?;
     let name = name.unwrap_or_else(|| name_from_url(&url));
@@ -398,6 +447,7 @@ fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfi
         name,
         variants: variants.unwrap_or(Variants::Highest),
         window: window.unwrap_or(DEFAULT_WINDOW),
+        max_bandwidth,
         matching: matching.unwrap_or_default(),
         url,
     })
@@ -468,14 +518,88 @@ fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig>
     let url = section.required(document, "url", |value| {
         url_of(value, &["ws", "wss"], "the signalling server's address")
     });
+    let ca = section.optional(document, "ca", |value| match &url {
+        Some(url) if url.scheme() != "wss" => Err("is of no use without a wss:// url".into()),
+        _ => certificates(reader::text(value)?),
+    });
+    let token = section.optional(document, "token", token);
     section.finish(document);
-    url.map(SignalConfig::Server)
+    Some(SignalConfig::Server {
+        url: url?,
+        ca: ca.unwrap_or_default(),
+        token,
+    })
+}
+
+/// Reads the CAs that a file holds. It is read here, so that `check` finds what is wrong with it, and
+/// a changed file is a changed configuration.
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let found: Vec<_> = found.map_err(|error| match error {
+        pem::Error::Io(error) => format!("{path} cannot be read: {error}"),
+        error => format!("{path} is not PEM: {error}"),
+    })?;
+    if found.is_empty() {
+        return Err(format!(
+            "{path} has no certificate in it: it wants PEM (\"-----BEGIN CERTIFICATE-----\")"
+        ));
+    }
+    for certificate in &found {
+        RootCertStore::empty()
+            .add(certificate.clone())
+            .map_err(|error| format!("{path} has a certificate that cannot be used: {error}"))?;
+    }
+    Ok(found)
 }
 
 fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
+    let offset = section.offset();
     let listen = section.required(document, "listen", reader::address);
+    // Without `listen` only the mistakes of the other keys are wanted.
+    let mut config = SignalServerConfig::new(listen.unwrap_or(HttpConfig::default().listen));
+    let certificate = section.optional(document, "certificate", file);
+    let key = section.optional(document, "key", file);
+    config.token = section.optional(document, "token", token);
+    section.set(
+        document,
+        "max-sockets-per-address",
+        &mut config.max_sockets_per_address,
+        |value| reader::integer(value, 0, 1_000_000),
+    );
     section.finish(document);
-    listen.map(|listen| SignalServerConfig { listen })
+    config.tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key }),
+        (None, None) => None,
+        (certificate, _) => {
+            let (missing, there) = match certificate {
+                Some(_) => ("key", "certificate"),
+                None => ("certificate", "key"),
+            };
+            document.mistake(
+                offset,
+                &format!("signal-server.{missing}"),
+                &format!("is missing, and {there} is of no use without it"),
+            );
+            None
+        }
+    };
+    listen.map(|_| config)
+}
+
+fn file(value: &toml_span::Value<'_>) -> Result<PathBuf, String> {
+    match reader::text(value)? {
+        "" => Err("is empty: name a file".into()),
+        path => Ok(path.into()),
+    }
+}
+
+fn token(value: &toml_span::Value<'_>) -> Result<String, String> {
+    match reader::text(value)? {
+        "" => Err("is empty: leave it out if nobody needs one".into()),
+        // What servers read of one.
+        text if text.len() > 256 => Err("is too long: 256 bytes at most".into()),
+        text => Ok(text.into()),
+    }
 }
 
 fn peer(document: &mut Document) -> PeerConfig {
@@ -584,130 +708,4 @@ fn url_of(value: &toml_span::Value<'_>, schemes: &[&str], what: &str) -> Result<
         ));
     }
     Ok(url)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COMPLETE: &str = r#"
-[[channel]]
-url = "https://cdn.example.com/news/index.m3u8?token=1"
-[signal]
-url = "wss://tracker.example.com/ws"
-"#;
-
-    fn mistakes(text: &str) -> Vec<String> {
-        Config::parse(text)
-            .unwrap_err()
-            .into_iter()
-            .map(|m| format!("{}|{}|{}", m.line, m.key, m.message))
-            .collect()
-    }
-
-    #[test]
-    fn one_channel_and_one_signal_are_a_complete_file() {
-        let config = Config::parse(COMPLETE).unwrap();
-        let channel = &config.channels[0];
-        assert_eq!(channel.name.as_str(), "news");
-        assert_eq!(
-            channel.id.as_str(),
-            "https://cdn.example.com/news/index.m3u8"
-        );
-        assert_eq!(channel.variants, Variants::Highest);
-        assert_eq!(config.peer, PeerConfig::default());
-        assert_eq!(config.store, StoreConfig::default());
-    }
-
-    #[test]
-    fn the_sample_that_is_shipped_says_what_the_defaults_are() {
-        let sample = Config::parse(include_str!("../edgeseed.example.toml")).unwrap();
-        assert_eq!(sample.channels.len(), 1);
-        assert_eq!(sample.channels[0].window, DEFAULT_WINDOW);
-        assert_eq!(sample.channels[0].matching, Matching::Exact);
-        assert_eq!(sample.peer, PeerConfig::default());
-        assert_eq!(sample.store, StoreConfig::default());
-        assert_eq!(sample.memory, MemoryConfig::default());
-        assert_eq!(sample.http, HttpConfig::default());
-    }
-
-    #[test]
-    fn every_mistake_is_named_by_line_and_key() {
-        let found = mistakes(
-            "[[channel]]\nurl = \"ftp://x/y\"\nwindow = \"soon\"\n[signal]\nurl = 5\n[peer]\nmax-peers = 0\nmaxpeers = 3\n",
-        );
-        assert_eq!(found.len(), 5, "{found:#?}");
-        assert!(found[0].starts_with("2|channel.url|"), "{}", found[0]);
-        assert!(found[1].starts_with("3|channel.window|"), "{}", found[1]);
-        assert!(found[2].starts_with("5|signal.url|"), "{}", found[2]);
-        assert!(found[3].starts_with("7|peer.max-peers|"), "{}", found[3]);
-        assert!(
-            found[4].starts_with("8|peer.maxpeers|unknown key"),
-            "{}",
-            found[4]
-        );
-    }
-
-    #[test]
-    fn a_file_that_is_not_toml_is_told_where() {
-        let found = mistakes("[[channel]]\nurl = \"unclosed\n");
-        assert_eq!(found.len(), 1);
-        assert!(found[0].starts_with("2||"), "{}", found[0]);
-    }
-
-    #[test]
-    fn an_unknown_section_is_a_mistake() {
-        let found = mistakes(&format!("{COMPLETE}[sotre]\ndir = \"/tmp\"\n"));
-        assert_eq!(found.len(), 1);
-        assert!(found[0].contains("|sotre|unknown section"), "{}", found[0]);
-    }
-
-    #[test]
-    fn without_a_channel_or_a_server_the_file_says_what_to_add() {
-        assert!(mistakes("").iter().any(|m| m.contains("[[channel]]")));
-        let found = mistakes("[[channel]]\nurl = \"http://o/a/i.m3u8\"\n");
-        assert!(found[0].contains("[signal]"), "{found:?}");
-    }
-
-    #[test]
-    fn being_the_signalling_server_makes_signal_optional() {
-        let config = Config::parse(
-            "[[channel]]\nurl = \"http://o/a/i.m3u8\"\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n",
-        )
-        .unwrap();
-        assert_eq!(config.signal, SignalConfig::Own);
-    }
-
-    #[test]
-    fn two_channels_of_one_name_or_id_are_a_mistake() {
-        let two = "[[channel]]\nurl = \"http://a/x/i.m3u8\"\n[[channel]]\nurl = \"http://b/x/i.m3u8\"\n[signal]\nurl = \"ws://s/\"\n";
-        assert!(
-            mistakes(two)[0].contains("channel.name"),
-            "{:?}",
-            mistakes(two)
-        );
-        let two = "[[channel]]\nurl = \"http://a/x/i.m3u8?1\"\n[[channel]]\nname = \"y\"\nurl = \"http://a/x/i.m3u8?2\"\n[signal]\nurl = \"ws://s/\"\n";
-        assert!(
-            mistakes(two)[0].contains("channel.id"),
-            "{:?}",
-            mistakes(two)
-        );
-    }
-
-    #[test]
-    fn sizes_and_durations_are_read_with_their_units() {
-        let config = Config::parse(&format!(
-            "{COMPLETE}[peer]\nrequest-hold = \"1.6s\"\npacket-size = \"16KiB\"\n[store]\nmax-size = \"1GiB\"\n"
-        ))
-        .unwrap();
-        assert_eq!(config.peer.request_hold, Duration::from_millis(1600));
-        assert_eq!(config.peer.packet_size, 16 << 10);
-        assert_eq!(config.store.max_size, 1 << 30);
-    }
-
-    #[test]
-    fn a_number_without_a_unit_is_not_a_duration() {
-        let found = mistakes(&format!("{COMPLETE}[peer]\nrequest-hold = \"16\"\n"));
-        assert!(found[0].contains("peer.request-hold"), "{}", found[0]);
-    }
 }

@@ -1,10 +1,12 @@
 //! The composition root: builds every part in order, says READY, waits for the stop, and takes
 //! everything down in the reverse order. Nothing else knows all parts.
 
+mod load;
 mod meeting;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,15 +19,15 @@ use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::budget::Budget;
-use crate::config::{Config, SignalConfig};
+use crate::config::{Config, SignalConfig, SignalServerConfig};
 use crate::fetch::{self, ChannelStatus, OriginClient, OriginError};
 use crate::http::{self, HttpError, SignalAddress};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerError, Peers};
 use crate::sibling::Siblings;
-use crate::signal::client;
 use crate::signal::server::Server as SignalServer;
 use crate::signal::server::SignalError;
+use crate::signal::{Dialer, client};
 use crate::store::{Store, StoreError};
 use crate::{exit, systemd};
 
@@ -84,6 +86,14 @@ impl DaemonError {
             | Self::Peer(PeerError::Permission(_))
             | Self::Http(HttpError::Permission(_))
             | Self::Signal(SignalError::Permission { .. }) => exit::PERMISSION,
+            Self::Signal(SignalError::Unreadable { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                exit::PERMISSION
+            }
+            Self::Signal(SignalError::Unreadable { .. } | SignalError::Certificate { .. }) => {
+                exit::CONFIG
+            }
             Self::Peer(_) | Self::Signal(_) | Self::Http(_) => exit::UNAVAILABLE,
             Self::Fetch(_) | Self::Bug(_) => exit::SOFTWARE,
         }
@@ -135,14 +145,14 @@ impl Daemon {
         .map_err(DaemonError::Peer)?;
         let signal_server = match &config.signal_server {
             Some(server) => Some(
-                SignalServer::bind(server.listen)
+                SignalServer::bind(server.clone(), Arc::clone(&metrics.signal_server))
                     .await
                     .map_err(DaemonError::Signal)?,
             ),
             None => None,
         };
         let signal_url = match (&config.signal, &signal_server) {
-            (SignalConfig::Server(url), _) => url.clone(),
+            (SignalConfig::Server { url, .. }, _) => url.clone(),
             (SignalConfig::Own, Some(server)) => own_url(server.local_addr())?,
             (SignalConfig::Own, None) => {
                 return Err(DaemonError::Bug("there is no signalling server to use"));
@@ -175,19 +185,20 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError::Bug`] when a part ended by itself.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let serving = CancellationToken::new();
         let meeting = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut rest = JoinSet::new();
 
-        let signal_address = match self.config.signal {
-            SignalConfig::Server(url) => SignalAddress::Signal(url),
-            // Browsers reach our own server by the host name of the page.
-            SignalConfig::Own => {
-                SignalAddress::SignalPort(self.signal_url.port_or_known_default().unwrap_or(0))
-            }
+        let port = self.signal_url.port_or_known_default().unwrap_or(0);
+        let ca = match &mut self.config.signal {
+            SignalConfig::Server { ca, .. } => std::mem::take(ca),
+            SignalConfig::Own => Vec::new(),
         };
+        let dialer = Arc::new(Dialer::new(self.signal_url, ca));
+        let (signal_address, token) =
+            for_pages(self.config.signal, self.config.signal_server, port);
         let commands = self.peers.commands();
         let (peer_events, peers) = self.peers.start(serving.clone());
         servers.spawn(named("serving viewers", peers));
@@ -196,6 +207,7 @@ impl Daemon {
             rest.spawn(named("the signalling server", server.run(meeting.clone())));
         }
         let mut channels = Vec::new();
+        let mut loads = Vec::new();
         let mut answers = HashMap::new();
         let spellers = Arc::new(meeting::Spellers::default());
         for channel in &self.config.channels {
@@ -216,15 +228,19 @@ impl Daemon {
                     serving.clone(),
                 ),
             ));
+            let (weighed, load) =
+                load::channel(&self.config.peer, Arc::clone(&numbers), status.clone());
+            loads.push(weighed);
             let (to_server, from_peers) = mpsc::channel(QUEUE);
             let (from_server, to_peers) = mpsc::channel(QUEUE);
             rest.spawn(named(
                 "signalling",
                 client::run(
                     client::ClientConfig {
-                        url: self.signal_url.clone(),
+                        dialer: Arc::clone(&dialer),
                         channel: channel.id.clone(),
-                        level: self.config.peer.level,
+                        token: token.clone(),
+                        load,
                     },
                     from_peers,
                     from_server,
@@ -246,6 +262,15 @@ impl Daemon {
                 status,
             });
         }
+        rest.spawn(named(
+            "the load reports",
+            load::report(
+                loads,
+                self.config.peer,
+                Arc::clone(&self.metrics),
+                meeting.clone(),
+            ),
+        ));
         rest.spawn(named("answers to viewers", async move {
             meeting::answers(peer_events, answers, &spellers).await;
         }));
@@ -255,6 +280,7 @@ impl Daemon {
                 http::Sources {
                     channels,
                     signal: signal_address,
+                    signal_token: token,
                     metrics: Arc::clone(&self.metrics),
                     budget: self.budget.clone(),
                     store: self.store.clone(),
@@ -305,7 +331,27 @@ async fn named(part: &'static str, task: impl Future<Output = ()>) -> &'static s
     part
 }
 
-/// The box reaches its own server over the loopback interface, as any other peer would.
+/// Where pages meet the box, and the token that they have to show there. Our own server they reach
+/// by the host name of the page, at this `port`.
+fn for_pages(
+    signal: SignalConfig,
+    own: Option<SignalServerConfig>,
+    port: u16,
+) -> (SignalAddress, Option<String>) {
+    match (signal, own) {
+        (SignalConfig::Server { url, token, .. }, _) => (SignalAddress::Signal(url), token),
+        (SignalConfig::Own, Some(own)) if own.tls.is_some() => {
+            (SignalAddress::SignalTlsPort(port), own.token)
+        }
+        (SignalConfig::Own, own) => (
+            SignalAddress::SignalPort(port),
+            own.and_then(|own| own.token),
+        ),
+    }
+}
+
+/// The box reaches its own server over the loopback interface, as any other peer would; without
+/// TLS, for which it could have no certificate: the server takes that from this machine.
 fn own_url(mut address: SocketAddr) -> Result<Url, DaemonError> {
     if address.ip().is_unspecified() {
         address.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -76,10 +77,78 @@ impl fmt::Display for MediaSequence {
     }
 }
 
-/// Which media playlist of a channel a segment belongs to: the place of the rendition in the
-/// order in which the box follows them. A channel that is a single media playlist has only 0.
+/// Which list of a channel something belongs to: the place of the media playlist in the order in
+/// which the box follows them; a channel that is a single media playlist has only 0. The
+/// initialization sections of a playlist are a list of their own beside its segments
+/// ([`Self::sections`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct RenditionIndex(pub u16);
+
+impl RenditionIndex {
+    /// A channel follows far fewer playlists than half of what the number holds.
+    const SECTIONS: u16 = 1 << 15;
+
+    /// The list of this playlist's initialization sections (`EXT-X-MAP`). They have no numbers of
+    /// their own: each counts as the first segment that was seen to need it.
+    pub fn sections(self) -> Self {
+        Self(self.0 | Self::SECTIONS)
+    }
+
+    /// Whether this is a list of initialization sections.
+    pub fn is_sections(self) -> bool {
+        self.0 & Self::SECTIONS != 0
+    }
+
+    /// The list of the same playlist's segments.
+    pub fn playlist(self) -> Self {
+        Self(self.0 & !Self::SECTIONS)
+    }
+}
+
+/// Where the bytes of something that a playlist lists are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// An `http` or `https` address.
+    pub url: Url,
+    /// Which part of what is there; `None`: all of it.
+    pub range: Option<ByteRange>,
+}
+
+/// A part of a resource (`EXT-X-BYTERANGE`, RFC 8216 section 4.3.2.2), never empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    start: u64,
+    length: u64,
+}
+
+impl ByteRange {
+    /// `length` bytes from `start` on; `None` if that is nothing, or ends beyond what can be counted.
+    pub fn new(start: u64, length: u64) -> Option<Self> {
+        let ends = start.checked_add(length).is_some();
+        (length > 0 && ends).then_some(Self { start, length })
+    }
+
+    /// The first byte.
+    pub fn start(self) -> u64 {
+        self.start
+    }
+
+    /// How many bytes.
+    pub fn length(self) -> u64 {
+        self.length
+    }
+
+    /// The first byte after it.
+    pub fn end(self) -> u64 {
+        self.start + self.length
+    }
+}
+
+impl fmt::Display for ByteRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bytes {}-{}", self.start, self.end() - 1)
+    }
+}
 
 /// A peer as the signalling server named it. Servers in the field use short strings, UUIDs,
 /// strings of 300 characters, and JSON integers (protocol.md section 3); whatever came is sent

@@ -33,6 +33,8 @@
 //! - `hls`, `session`, `wire` and the deciding halves of `store` and `signal` are pure: no tokio, no
 //!   sockets, no clock; time is an argument. They are tested in virtual time.
 //! - Imports go downwards only; `tests/layout.rs` has the table and holds it.
+//! - Every message of the protocol has a row for each role in `docs/conformance.md`, and a test over
+//!   a real data channel or WebSocket; `tests/conformance.rs` holds it.
 //! - Every byte of media in flight is taken from one [`budget`]; every queue has a bound.
 //! - One [`PeerId`](ids::PeerId), [`ChannelId`](ids::ChannelId),
 //!   [`MediaSequence`](ids::MediaSequence): what could be swapped by mistake is a type ([`ids`]).
@@ -57,6 +59,11 @@
 //! - [`sibling`] is a room of its own, between `fetch` and `peer`: who is a sibling, who fetches, who
 //!   waits. A segment's name does not say which bytes are meant, so a REQUEST between boxes carries
 //!   the playlist and since when the asker follows it, and BINARY a CRC-32C; others ignore both.
+//! - An initialization section (`EXT-X-MAP`) is kept beside the segments ([`ids::RenditionIndex`]) and
+//!   has no number: a REQUEST names it by its `url` alone. A byte range is named by `url` and `sn`, for
+//!   the number says which part is meant; a `url` alone that stands for several parts is LACK.
+//! - A recording has no live edge: of a playlist that is complete when it is first loaded, the first
+//!   `window` is fetched, for that is where its viewers begin.
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
 //! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,

@@ -33,6 +33,11 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
+    /// Adds `n`, which may be negative.
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
     /// The value now.
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
@@ -95,12 +100,16 @@ pub struct ChannelMetrics {
     pub requests_lack: Counter,
     /// Segments that can be served now, `edgeseed_store_segments`.
     pub store_segments: Gauge,
-    /// Milliseconds that the newest stored segment lies behind the live edge,
-    /// `edgeseed_live_edge_lag_seconds`.
+    /// Milliseconds behind the live edge, `edgeseed_live_edge_lag_seconds`: since the media of the
+    /// newest stored segment ended by the encoder's clock (`EXT-X-PROGRAM-DATE-TIME`); without such
+    /// a clock, for how long the newest listed segment has been missing.
     pub live_edge_lag_ms: Gauge,
     /// Whether the channel has been accepted by its signalling server,
     /// `edgeseed_signal_connected`.
     pub signal_connected: AtomicBool,
+    /// Messages of the signalling server that could not be understood,
+    /// `edgeseed_signal_ignored_total`.
+    pub signal_ignored: Counter,
 }
 
 impl ChannelMetrics {
@@ -110,6 +119,71 @@ impl ChannelMetrics {
             OriginKind::Playlist => &self.origin_playlists,
             OriginKind::Segment => &self.origin_segments,
         }
+    }
+}
+
+/// What the signalling server refuses (`reason` of `edgeseed_signal_server_refused_total`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// A socket: all places are taken.
+    Sockets,
+    /// A socket: its address has too many.
+    Address,
+    /// A socket: no WebSocket came about on it.
+    Handshake,
+    /// A socket: it entered no channel.
+    Idle,
+    /// A socket: it does not read what is sent to it.
+    Slow,
+    /// An `enter`: it does not have the token.
+    Token,
+    /// An `enter`: its socket is in too many channels.
+    Entries,
+    /// An `enter`: the server has too many channels.
+    Channels,
+    /// An `enter`: the channel has too many peers.
+    Peers,
+    /// A message: too long, or not of the protocol.
+    Message,
+    /// A message: too soon after the others of its socket; it is read later.
+    Rate,
+    /// A signal: nobody of that id is in the sender's channels.
+    Unroutable,
+    /// A signal: too much waits for its receiver already.
+    Flood,
+}
+
+impl Refused {
+    /// All of them in their order, as `/metrics` names them.
+    pub const ALL: [(Self, &'static str); 13] = [
+        (Self::Sockets, "sockets"),
+        (Self::Address, "address"),
+        (Self::Handshake, "handshake"),
+        (Self::Idle, "idle"),
+        (Self::Slow, "slow"),
+        (Self::Token, "token"),
+        (Self::Entries, "entries"),
+        (Self::Channels, "channels"),
+        (Self::Peers, "peers"),
+        (Self::Message, "message"),
+        (Self::Rate, "rate"),
+        (Self::Unroutable, "unroutable"),
+        (Self::Flood, "flood"),
+    ];
+}
+
+/// The numbers of the embedded signalling server.
+#[derive(Debug, Default)]
+pub struct SignalServerMetrics {
+    /// Sockets that are served, `edgeseed_signal_server_sockets`.
+    pub sockets: Gauge,
+    refused: [Counter; Refused::ALL.len()],
+}
+
+impl SignalServerMetrics {
+    /// How often this was refused, `edgeseed_signal_server_refused_total`.
+    pub fn refused(&self, what: Refused) -> &Counter {
+        &self.refused[what as usize]
     }
 }
 
@@ -133,6 +207,8 @@ pub struct Metrics {
     pub peers_unreached: Counter,
     /// Messages of peers that were refused: too long, too many, not of the protocol.
     pub refused_messages: Counter,
+    /// The embedded signalling server; all zero without one.
+    pub signal_server: Arc<SignalServerMetrics>,
 }
 
 impl Metrics {

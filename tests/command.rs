@@ -131,6 +131,21 @@ fn check_names_file_line_and_key_of_every_mistake() {
 }
 
 #[test]
+fn check_looks_into_the_files_that_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(
+        dir.path(),
+        "[[channel]]\nurl = \"http://o/live/i.m3u8\"\n\
+         [signal]\nurl = \"wss://s/\"\nca = \"/nowhere/ca.pem\"\n",
+    );
+    let output = edgeseed(&["check", "--config", &path]);
+    assert_eq!(output.status.code(), Some(CONFIG));
+    let said = stderr(&output);
+    let place = format!("{path}:5: signal.ca: /nowhere/ca.pem cannot be read");
+    assert!(said.contains(&place), "{said}");
+}
+
+#[test]
 fn a_file_that_is_not_there_is_a_configuration_mistake() {
     for command in ["check", "run"] {
         let output = edgeseed(&[command, "--config", "/nowhere/edgeseed.toml"]);

@@ -45,9 +45,7 @@ async fn through_a_server_with(habits: Habits) {
     let relay = Relay::start(habits).await;
     let origin = Origin::start(Live::default()).await;
     let setup = Setup::channel("news", origin.url()).at(&relay.url);
-    let daemon = Daemon::start(setup).await;
-    let connected = "edgeseed_signal_connected{channel=\"news\"}";
-    daemon.until_metric(connected, 1.0).await;
+    let _daemon = Daemon::start(setup).await;
     for viewer in 1..=2 {
         let mut viewer_n = Viewer::join(&relay.url, &origin.url()).await;
         assert_eq!(viewer_n.parent, (habits.id)(0), "viewer {viewer}");
@@ -74,7 +72,7 @@ async fn candidates_in_the_form_of_2018_are_understood() {
 async fn ids_may_be_integers() {
     through_a_server_with(Habits {
         id: |nth| json!(4_294_967_296_u64 + nth as u64),
-        tells_parent: true,
+        ..Habits::default()
     })
     .await;
 }
@@ -83,7 +81,7 @@ async fn ids_may_be_integers() {
 async fn ids_may_be_longer_than_three_hundred_characters() {
     through_a_server_with(Habits {
         id: |nth| Value::from(format!("{}{nth}", "peer-".repeat(70))),
-        tells_parent: true,
+        ..Habits::default()
     })
     .await;
 }
@@ -93,8 +91,26 @@ async fn an_offer_that_no_connect_announced_is_answered() {
     through_a_server_with(Habits {
         id: |nth| Value::from(format!("0123456789abcdef-{nth}")),
         tells_parent: false,
+        ..Habits::default()
     })
     .await;
+}
+
+#[tokio::test]
+async fn disconnect_drops_the_peers_that_it_names_and_no_other() {
+    let relay = Relay::start(Habits::default()).await;
+    let origin = Origin::start(Live::default()).await;
+    let daemon = Daemon::start(Setup::channel("news", origin.url()).at(&relay.url)).await;
+    let mut named = Viewer::join(&relay.url, &origin.url()).await;
+    let mut other = Viewer::join(&relay.url, &origin.url()).await;
+    // The box entered first, and nobody is the 7000th.
+    relay.tell(
+        0,
+        json!({ "action": "disconnect", "peers": [1, 7000, "x"] }),
+    );
+    assert!(named.is_closed(Duration::from_secs(5)).await);
+    gets_the_newest(&mut other, &origin).await;
+    daemon.until_metric("edgeseed_peers", 1.0).await;
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ids", "config", "budget", "metrics", "wire", "session", "store", "sibling",
         ],
     ),
-    ("signal", &["ids", "metrics"]),
+    ("signal", &["ids", "config", "metrics"]),
     (
         "http",
         &[
@@ -52,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "signal", "systemd",
+            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "ids", "signal", "systemd",
         ],
     ),
 ];
@@ -72,6 +72,7 @@ const PURE: &[&str] = &[
     "signal/data.rs",
     "signal/swarm.rs",
     "signal/pairing.rs",
+    "signal/member.rs",
     "signal/backoff.rs",
     "signal/rate.rs",
 ];

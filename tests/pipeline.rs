@@ -144,6 +144,7 @@ fn channel(url: &str) -> ChannelConfig {
         id: url.into(),
         variants: Variants::Highest,
         window: Duration::from_secs(60),
+        max_bandwidth: None,
         matching: Matching::Exact,
     }
 }
@@ -391,7 +392,7 @@ async fn a_refused_connection_says_so() {
 }
 
 #[tokio::test]
-async fn a_segment_that_breaks_off_is_fetched_again_and_never_served_short() {
+async fn a_segment_that_breaks_off_is_taken_up_again_and_never_served_short() {
     let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
     origin.set(
         "/news/seg_1.ts",
@@ -408,7 +409,11 @@ async fn a_segment_that_breaks_off_is_fetched_again_and_never_served_short() {
     assert_eq!(segment.read(0..usize::MAX).unwrap(), media(1));
     assert_eq!(origin.asked("/news/seg_1.ts"), 3);
     let numbers = pipeline.metrics.channel(&news());
-    assert_eq!(numbers.origin_segments.error.get(), 2);
+    assert_eq!(
+        numbers.origin_segments.error.get(),
+        0,
+        "one fetch, in the end whole"
+    );
     assert!(files(dir.path(), "part").is_empty());
     pipeline.stop().await;
 }
@@ -831,4 +836,41 @@ async fn what_is_no_regular_file_does_not_hold_up_the_start() {
     let opening = tokio::task::spawn_blocking(|| open_plain(config));
     let opened = tokio::time::timeout(Duration::from_secs(10), opening).await;
     assert!(opened.expect("opens at once").unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_sibling_gets_a_segment_only_if_the_playlist_was_looked_at_since_it_asks() {
+    let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
+    origin.set("/news/seg_1.ts", &[Answer::Bytes(media(1))]);
+    origin.set("/news/index.m3u8", &[Answer::Text(playlist(1, 1))]);
+    let base = origin.serve().await;
+    let address = format!("{base}/news/index.m3u8");
+    let pipeline = Pipeline::start(&address, dir.path());
+    pipeline.stored(&named(1), 1).await;
+    let find = |store: &Store, playlist: &str, since| {
+        let sequence = Some(MediaSequence(1));
+        store.find_for_sibling(&news(), &named(1), sequence, playlist, since)
+    };
+    let other = format!("{base}/other/index.m3u8");
+    assert!(matches!(find(&pipeline.store, &other, None), Found::Absent));
+    assert!(matches!(
+        find(&pipeline.store, &address, None),
+        Found::Ready(_)
+    ));
+    let asked = origin.asked("/news/index.m3u8");
+    let since = Some(std::time::Instant::now());
+    assert!(matches!(
+        find(&pipeline.store, &address, since),
+        Found::Coming
+    ));
+    // Which has the playlist looked at.
+    let segment = pipeline
+        .until(|store| match find(store, &address, since) {
+            Found::Ready(segment) => Some(segment),
+            _ => None,
+        })
+        .await;
+    assert_eq!(segment.read(0..usize::MAX).unwrap(), media(1));
+    assert!(origin.asked("/news/index.m3u8") > asked);
+    pipeline.stop().await;
 }

@@ -284,6 +284,25 @@ pub(super) fn size<T: TryFrom<u64>>(value: &Value<'_>, least: u64, most: u64) ->
     T::try_from(size.as_u64()).map_err(|_| format!("{raw:?} is too large for this machine"))
 }
 
+/// A bandwidth such as "8Mbit/s", in bytes per second.
+pub(super) fn bandwidth(value: &Value<'_>, least_bits: u64) -> Result<u64, String> {
+    let wants = "wants a bandwidth in quotes, such as \"8Mbit/s\" or \"500kbit/s\"";
+    let raw = text(value).map_err(|_| wants.to_owned())?;
+    let units = [("kbit/s", 1e3), ("Mbit/s", 1e6), ("Gbit/s", 1e9)];
+    let bits = units.iter().find_map(|(unit, factor)| {
+        let number: f64 = raw.strip_suffix(unit)?.trim_end().parse().ok()?;
+        Some(number * factor)
+    });
+    match bits {
+        Some(bits) if bits >= least_bits as f64 && bits <= 1e12 => Ok((bits / 8.0) as u64),
+        Some(_) => Err(format!(
+            "{raw:?} is out of bounds: from {} kbit/s to 1000 Gbit/s",
+            least_bits / 1000
+        )),
+        None => Err(format!("{raw:?} is not a bandwidth: {wants}")),
+    }
+}
+
 /// A duration such as "1.6s" or "1m 30s".
 pub(super) fn duration(
     value: &Value<'_>,

@@ -106,12 +106,11 @@ fn config(listen: SocketAddr, playlist: &url::Url, dir: PathBuf) -> Config {
             id: playlist.as_str().into(),
             variants: Variants::Highest,
             window: std::time::Duration::from_secs(60),
+            max_bandwidth: None,
             matching: Matching::Exact,
         }],
         signal: SignalConfig::Own,
-        signal_server: Some(SignalServerConfig {
-            listen: SocketAddr::new(listen.ip(), 0),
-        }),
+        signal_server: Some(SignalServerConfig::new(SocketAddr::new(listen.ip(), 0))),
         peer: PeerConfig {
             udp_port: 0,
             ..PeerConfig::default()

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, TRANSFER_ENCODING,
+    CONNECTION, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    TRANSFER_ENCODING,
 };
 use reqwest::{Response, StatusCode, Version};
 use url::Url;
 
-use crate::hls::{self, Playlist, PlaylistError};
+use crate::hls::{self, Playlist, PlaylistError, Variables};
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
 pub const MAX_PLAYLIST: usize = 2 << 20;
@@ -28,8 +28,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a whole playlist; it is small.
 const PLAYLIST_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a whole segment, so that one that trickles does not hold its place for ever.
-const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// CDNs need one or two.
 const MAX_REDIRECTS: usize = 5;
 
@@ -37,6 +35,7 @@ const MAX_REDIRECTS: usize = 5;
 #[derive(Clone, Debug)]
 pub struct OriginClient {
     http: reqwest::Client,
+    fresh: reqwest::Client,
 }
 
 /// What tells the origin which copy of a playlist we have.
@@ -64,14 +63,6 @@ pub struct LoadedPlaylist {
     pub validators: Validators,
     /// Bytes of its text.
     pub bytes: usize,
-}
-
-/// A segment that is arriving.
-#[derive(Debug)]
-pub struct SegmentBody {
-    response: Response,
-    length: Option<u64>,
-    received: u64,
 }
 
 /// What went wrong with the origin.
@@ -103,8 +94,12 @@ pub enum OriginError {
         /// Bytes that were promised, if any were.
         expected: Option<u64>,
     },
+    /// Another attempt at a segment brought other bytes than the first.
+    Changed,
     /// A page in place of a segment, as sign-in portals send.
     NotMedia(String),
+    /// A part of a resource was asked for, and something else came: this.
+    NotThatPart(String),
     /// A multivariant playlist where a media playlist was.
     NotMediaPlaylist,
     /// The playlist does not make sense.
@@ -141,7 +136,13 @@ impl fmt::Display for OriginError {
                 got,
                 expected: None,
             } => write!(f, "broke off after {got} bytes"),
+            Self::Changed => f.write_str("the segment's bytes changed while it was loaded"),
             Self::NotMedia(kind) => write!(f, "answered with {kind} in place of a segment"),
+            Self::NotThatPart(what) => write!(
+                f,
+                "answered with {what} in place of the byte range: the origin does not serve ranges \
+                 of it"
+            ),
             Self::NotMediaPlaylist => f.write_str("is a multivariant playlist, not a media one"),
             Self::Playlist(error) => error.fmt(f),
             Self::Other(detail) => f.write_str(detail),
@@ -171,20 +172,26 @@ impl OriginClient {
                 .referer(false)
                 .tcp_nodelay(true)
         };
-        let http = builder().build().or_else(|error| {
+        let build = |builder: &dyn Fn() -> reqwest::ClientBuilder| {
+            let built = builder().build();
+            let built = built.or_else(|_| builder().tls_certs_only([]).build());
+            built.map_err(|error| OriginError::Other(innermost(&error)))
+        };
+        if let Err(error) = builder().build() {
             log::warn!(
                 "no certificate authorities ({}): origins over https will fail; install \
                  ca-certificates",
                 innermost(&error)
             );
-            builder().tls_certs_only([]).build()
-        });
+        }
         Ok(Self {
-            http: http.map_err(|error| OriginError::Other(innermost(&error)))?,
+            http: build(&builder)?,
+            fresh: build(&|| builder().pool_max_idle_per_host(0))?,
         })
     }
 
-    /// Loads and reads a playlist.
+    /// Loads and reads a playlist. `imports` are the variables of the multivariant playlist that
+    /// lists it, if there is one.
     ///
     /// # Errors
     /// [`OriginError`]; what came of an answer that broke off is not looked at.
@@ -192,6 +199,7 @@ impl OriginClient {
         &self,
         url: &Url,
         validators: &Validators,
+        imports: &Variables,
     ) -> Result<Loaded, OriginError> {
         let mut headers = HeaderMap::new();
         let conditions = [
@@ -225,7 +233,7 @@ impl OriginClient {
         if open_ended && let Some(end) = text.rfind('\n') {
             text.to_mut().truncate(end + 1);
         }
-        let playlist = hls::parse(&text, &base).map_err(OriginError::Playlist)?;
+        let playlist = hls::parse(&text, &base, imports).map_err(OriginError::Playlist)?;
         Ok(Loaded::Changed(LoadedPlaylist {
             playlist,
             validators,
@@ -248,69 +256,14 @@ impl OriginClient {
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
-    /// Asks for a segment; its bytes follow from [`SegmentBody::next`].
-    ///
-    /// # Errors
-    /// [`OriginError`], also for a length beyond [`MAX_SEGMENT`].
-    pub async fn segment(&self, url: &Url) -> Result<SegmentBody, OriginError> {
-        let request = self.http.get(url.clone()).timeout(SEGMENT_TIMEOUT);
-        // Media does not compress, and only the plain length can be checked.
-        let request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let response = request.send().await;
-        let response = response.map_err(|error| before_body(&error, url))?;
-        if response.status() != StatusCode::OK {
-            return Err(OriginError::Status(response.status().as_u16()));
-        }
-        let kind = response.headers().get(CONTENT_TYPE);
-        let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-        if kind.starts_with("text/html") {
-            return Err(OriginError::NotMedia("an HTML page".into()));
-        }
-        let length = response.content_length();
-        if length.is_some_and(|length| length > MAX_SEGMENT) {
-            return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
-        }
-        Ok(SegmentBody {
-            response,
-            length,
-            received: 0,
-        })
-    }
-}
-
-impl SegmentBody {
-    /// `Content-Length`, if the origin says.
-    pub fn length(&self) -> Option<u64> {
-        self.length
+    /// A client that opens a connection for each request: when the one at hand is stuck, the next
+    /// request must not wait behind it.
+    pub(super) fn fresh(&self) -> &reqwest::Client {
+        &self.fresh
     }
 
-    /// Bytes received so far.
-    pub fn received(&self) -> u64 {
-        self.received
-    }
-
-    /// The next bytes; `None` once the segment is whole.
-    ///
-    /// # Errors
-    /// [`OriginError::Truncated`], [`OriginError::Timeout`] or [`OriginError::TooLarge`].
-    pub async fn next(&mut self) -> Result<Option<Bytes>, OriginError> {
-        let bytes = self.response.chunk().await;
-        match bytes.map_err(|error| inside_body(&error, self.received, self.length))? {
-            Some(bytes) => {
-                self.received += bytes.len() as u64;
-                if self.received > MAX_SEGMENT {
-                    return Err(OriginError::TooLarge { limit: MAX_SEGMENT });
-                }
-                Ok(Some(bytes))
-            }
-            None if self.length.is_some_and(|length| length != self.received) => {
-                Err(OriginError::Truncated {
-                    got: self.received,
-                    expected: self.length,
-                })
-            }
-            None => Ok(None),
-        }
+    pub(super) fn pooled(&self) -> &reqwest::Client {
+        &self.http
     }
 }
 
@@ -362,7 +315,7 @@ async fn read_all(mut response: Response, limit: usize) -> Result<Bytes, OriginE
     }
 }
 
-fn before_body(error: &reqwest::Error, url: &Url) -> OriginError {
+pub(super) fn before_body(error: &reqwest::Error, url: &Url) -> OriginError {
     let host = url.host_str().unwrap_or_default();
     if error.is_redirect() {
         return OriginError::Redirects;
@@ -425,7 +378,7 @@ fn sources<'a>(
 
 /// The last cause: what reqwest puts before it ("error sending request for url ...") repeats the
 /// address with its tokens.
-fn innermost(error: &reqwest::Error) -> String {
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     match sources(error).last() {
         Some(source) => source.to_string(),
         None => "the request cannot be made".into(),

@@ -6,14 +6,13 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, sleep_until};
-use url::Url;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
+use super::pace::Pace;
 use super::status::Board;
 use crate::budget::Budget;
-use crate::hls::MediaSegment;
 use crate::ids::{MediaSequence, RenditionIndex};
 use crate::metrics::OriginKind;
 use crate::sibling::Siblings;
@@ -36,10 +35,11 @@ pub(super) struct Means {
     pub(super) store: Store,
     pub(super) budget: Budget,
     pub(super) siblings: Siblings,
+    pub(super) pace: Pace,
     pub(super) board: Board,
 }
 
-/// The downloads of one rendition. Dropped, it gives up what was not finished.
+/// The downloads of one rendition, or of its initialization sections. Dropped, it gives up what was not finished.
 #[derive(Debug)]
 pub(super) struct Downloads {
     means: Means,
@@ -54,7 +54,6 @@ pub(super) struct Downloads {
 #[derive(Clone, Debug)]
 struct Job {
     announced: Announced,
-    url: Url,
     epoch: Instant,
     failures: u32,
     not_before: Instant,
@@ -117,29 +116,18 @@ impl Downloads {
 
     /// Announces `segments` and fetches them in this order, before whatever still waits: they are
     /// nearer to the live edge. Their numbers have had this meaning since `epoch`.
-    pub(super) fn add(&mut self, segments: Vec<MediaSegment>, epoch: Instant) {
+    pub(super) fn add(&mut self, segments: Vec<Announced>, epoch: Instant) {
         let now = Instant::now();
-        let jobs = segments.into_iter().filter_map(|segment| {
-            let url = segment.source.ok()?;
-            let announced = Announced {
-                rendition: self.rendition,
-                uri: segment.uri,
-                url: url.clone(),
-                sequence: segment.sequence,
-            };
-            Some(Job {
-                announced,
-                url,
-                epoch,
-                failures: 0,
-                not_before: now,
-            })
-        });
-        let mut jobs: VecDeque<Job> = jobs.collect();
-        let announced: Vec<Announced> = jobs.iter().map(|job| job.announced.clone()).collect();
         self.means
             .store
-            .announce(&self.means.board.channel, &announced);
+            .announce(&self.means.board.channel, &segments);
+        let jobs = segments.into_iter().map(|announced| Job {
+            announced,
+            epoch,
+            failures: 0,
+            not_before: now,
+        });
+        let mut jobs: VecDeque<Job> = jobs.collect();
         jobs.append(&mut self.queue);
         self.queue = jobs;
         self.start();
@@ -204,6 +192,10 @@ impl Downloads {
 
     fn ended(&mut self, id: Id, mut job: Job, result: Result<(), DownloadError>) {
         let sequence = job.announced.sequence;
+        let what = match self.rendition.is_sections() {
+            true => format!("the initialization section {}", job.announced.uri),
+            false => format!("segment {sequence}"),
+        };
         // If it was cancelled as it ended, another one may be active under its number.
         let mine = matches!(self.active.get(&sequence), Some((_, task)) if task.id() == id);
         if !mine {
@@ -222,11 +214,11 @@ impl Downloads {
                 self.means.store.give_up(channel, &job.announced);
             }
             Err(error) if job.failures + 1 < ATTEMPTS && error.may_pass() => {
-                log::debug!("channel {channel}: segment {sequence}: {error}; tries again");
+                log::debug!("channel {channel}: {what}: {error}; tries again");
                 self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
                 if self.failures_in_a_row >= ATTEMPTS {
                     // Newer segments go before second tries, so that none may ever be given up.
-                    let error = format!("segments fail, {sequence} last: {error}");
+                    let error = format!("segments fail, last {what}: {error}");
                     self.means.board.segment(self.rendition, Some(&error));
                 }
                 job.not_before = Instant::now() + FIRST_RETRY * (1 << job.failures);
@@ -235,7 +227,7 @@ impl Downloads {
             }
             Err(error) => {
                 self.means.store.give_up(channel, &job.announced);
-                let error = format!("segment {sequence} given up: {error}");
+                let error = format!("{what} given up: {error}");
                 self.means.board.segment(self.rendition, Some(&error));
             }
         }
@@ -264,7 +256,9 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let share = means.budget.take(RECEIVE_BUFFER).await;
     let attempt = means.siblings.attempt(channel, &job.announced.uri);
     let (announced, epoch) = (&job.announced, job.epoch);
-    if job.failures == 0 && neighbour::fetch(means, announced, epoch).await? {
+    // A section's number is this box's own, and none is worth a round trip to a sibling.
+    let shared = !announced.rendition.is_sections();
+    if shared && job.failures == 0 && neighbour::fetch(means, announced, epoch).await? {
         return Ok(());
     }
     attempt.fetching();
@@ -281,12 +275,13 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
 
 /// Streams one segment from the origin into the store.
 async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
-    let mut body = means.client.segment(&job.url).await?;
+    let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
     let mut writer = means.store.begin(channel, &job.announced, body.length())?;
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;
+        sleep(means.pace.take(Instant::now().into_std(), bytes.len())).await;
     }
     match writer.commit().await {
         // The origin's doing: it may have more next time.

@@ -6,13 +6,17 @@
 
 mod client;
 mod downloads;
+mod edge;
+mod follow;
 mod neighbour;
+mod pace;
 mod prefetch;
+mod segment;
 mod status;
 
 pub use client::{
-    Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, SegmentBody,
-    Validators,
+    Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, Validators,
 };
 pub use prefetch::{Parts, run};
+pub use segment::SegmentBody;
 pub use status::{ChannelState, ChannelStatus, Failure, PlaylistStatus};

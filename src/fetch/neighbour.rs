@@ -1,39 +1,27 @@
 //! A segment from a sibling, another box of the operator's in this LAN, in place of the origin.
 
-use std::fmt;
-
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::downloads::Means;
 use crate::ids::BoxId;
-use crate::sibling::{Ask, Part};
+use crate::sibling::{Ask, DELIVER_WITHIN, MAX_PARTS, Part};
 use crate::store::{Announced, StoreError};
 
-/// Why a sibling did not deliver.
-enum Miss {
+/// What came of asking one sibling.
+enum Outcome {
+    /// The segment is in the store.
+    Stored,
     /// It does not have it.
     Lack,
-    /// It should have and did not: it is left alone for a while.
-    Failed(Failure),
-}
-
-enum Failure {
-    Sibling(&'static str),
-    Bytes(StoreError),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sibling(what) => f.write_str(what),
-            Self::Bytes(error) => error.fmt(f),
-        }
-    }
+    /// It could not deliver, which says nothing of the next time.
+    Failed(&'static str),
+    /// It should have delivered: it is left alone for a while.
+    Unreliable(&'static str),
 }
 
 /// Asks one sibling after the other for a segment whose name has had its meaning since `epoch`.
-/// `false`: none of them delivered, it is for the origin to.
+/// `false`: none of them delivered in time, it is for the origin to.
 ///
 /// # Errors
 /// [`StoreError`] for what no other source would mend.
@@ -44,28 +32,35 @@ pub(super) async fn fetch(
 ) -> Result<bool, StoreError> {
     let channel = &means.board.channel;
     let Announced { uri, sequence, .. } = announced;
-    let siblings = means
-        .siblings
-        .to_ask(channel, uri, Instant::now().into_std());
-    for sibling in siblings {
-        let numbers = &means.board.metrics.siblings;
-        match from(means, announced, epoch, &sibling).await? {
-            Ok(()) => {
+    let numbers = &means.board.metrics.siblings;
+    let began = Instant::now();
+    for sibling in means.siblings.to_ask(channel, uri, began.into_std()) {
+        if began.elapsed() > DELIVER_WITHIN / 2 {
+            // Those before have taken their time, and the origin needs some.
+            break;
+        }
+        let asked = from(means, announced, epoch, &sibling);
+        let (why, shun) = match timeout_at(began + DELIVER_WITHIN, asked).await {
+            Ok(Ok(Outcome::Stored)) => {
                 numbers.ok.add(1);
                 return Ok(true);
             }
-            Err(Miss::Lack) => numbers.lack.add(1),
-            Err(Miss::Failed(failure)) => {
-                numbers.failed.add(1);
-                log::info!(
-                    "channel {channel}: segment {sequence}: the sibling box {sibling} did not \
-                     deliver: {failure}; taken from the origin"
-                );
-                let now = Instant::now().into_std();
-                means.siblings.shun(channel, sibling, now);
-                // There may be no time for a second one.
-                return Ok(false);
+            Ok(Ok(Outcome::Lack)) => {
+                numbers.lack.add(1);
+                continue;
             }
+            Ok(Ok(Outcome::Failed(why))) => (why, false),
+            Ok(Ok(Outcome::Unreliable(why))) => (why, true),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => ("it took too long", true),
+        };
+        numbers.failed.add(1);
+        log::info!(
+            "channel {channel}: segment {sequence}: the sibling box {sibling} did not deliver: {why}"
+        );
+        if shun {
+            let now = Instant::now().into_std();
+            means.siblings.shun(channel, sibling, now);
         }
     }
     Ok(false)
@@ -76,13 +71,12 @@ async fn from(
     announced: &Announced,
     epoch: Instant,
     sibling: &BoxId,
-) -> Result<Result<(), Miss>, StoreError> {
-    let failed = |what| Ok(Err(Miss::Failed(Failure::Sibling(what))));
+) -> Result<Outcome, StoreError> {
     let channel = &means.board.channel;
     let Some(playlist) = means.store.playlist(channel, announced.rendition) else {
-        return Ok(Err(Miss::Lack));
+        return Ok(Outcome::Lack);
     };
-    let (answer, mut parts) = mpsc::unbounded_channel();
+    let (answer, mut parts) = mpsc::channel(MAX_PARTS);
     let asked = means.siblings.ask(Ask {
         to: sibling.clone(),
         channel: channel.clone(),
@@ -93,7 +87,7 @@ async fn from(
         answer,
     });
     if !asked {
-        return Ok(Err(Miss::Lack));
+        return Ok(Outcome::Lack);
     }
     let mut writer = None;
     loop {
@@ -111,20 +105,21 @@ async fn from(
                 drop(share);
             }
             (Some(Part::End), Some(_)) => break,
-            (Some(Part::Lack), _) => return Ok(Err(Miss::Lack)),
-            (Some(Part::Failed(what)), _) => return failed(what),
-            (None, _) => return failed("it is gone"),
+            (Some(Part::Lack), _) => return Ok(Outcome::Lack),
+            (Some(Part::Failed(why)), _) => return Ok(Outcome::Failed(why)),
+            (Some(Part::Unreliable(why)), _) => return Ok(Outcome::Unreliable(why)),
+            (None, _) => return Ok(Outcome::Failed("its channel is gone, or the disk too slow")),
             (Some(Part::Size { .. } | Part::Packet(..) | Part::End), _) => {
-                return failed("it sent its answer in the wrong order");
+                return Ok(Outcome::Unreliable("its answer came in the wrong order"));
             }
         }
     }
     let Some(writer) = writer else {
-        return failed("it sent nothing");
+        return Ok(Outcome::Unreliable("it sent nothing"));
     };
     match writer.commit().await {
-        Ok(_) => Ok(Ok(())),
-        Err(error @ StoreError::Digest) => Ok(Err(Miss::Failed(Failure::Bytes(error)))),
+        Ok(_) => Ok(Outcome::Stored),
+        Err(StoreError::Digest) => Ok(Outcome::Unreliable("its bytes are not what it announced")),
         Err(error) => Err(error),
     }
 }

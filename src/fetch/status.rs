@@ -170,7 +170,10 @@ impl Board {
     pub(super) fn segment(&self, rendition: RenditionIndex, error: Option<&str>) {
         let channel = &self.channel;
         self.status.send_if_modified(|status| {
-            let Some(playlist) = status.playlists.get_mut(usize::from(rendition.0)) else {
+            let Some(playlist) = status
+                .playlists
+                .get_mut(usize::from(rendition.playlist().0))
+            else {
                 return false;
             };
             let failing = playlist.segment_failure.is_some();
@@ -192,7 +195,7 @@ impl Board {
         });
     }
 
-    /// Since when the newest listed segment has been missing here; `None` once it is stored.
+    /// Since when this playlist has been behind its live edge; `None`: it is not.
     /// `live_edge_lag_ms` is the longest of these of all renditions.
     pub(super) fn set_behind(&self, rendition: RenditionIndex, since: Option<Instant>) {
         let mut behind = self.behind();

@@ -4,12 +4,17 @@
 //! Everything here is pure: text and time come in as arguments, nothing is fetched.
 
 mod names;
+mod parse;
 mod playlist;
+mod sections;
 mod tracker;
+mod variables;
 
 pub use names::{SharedName, shared_names};
+pub use parse::parse;
 pub use playlist::{
-    AudioRendition, MAX_SEGMENTS, MAX_URI, MAX_VARIANTS, MediaPlaylist, MediaSegment, Multivariant,
-    Playlist, PlaylistError, Unfit, Variant, parse,
+    AudioRendition, InitSection, MAX_SEGMENTS, MAX_URI, MAX_VARIANTS, MediaPlaylist, MediaSegment,
+    Multivariant, Playlist, PlaylistError, Unfit, Variant,
 };
 pub use tracker::{Tracker, Update};
+pub use variables::Variables;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{MediaPlaylist, MediaSegment, Unfit};
+use super::{MediaPlaylist, Unfit};
 use crate::config::Matching;
 use crate::ids::{RenditionIndex, SegmentUri};
 
@@ -40,32 +40,37 @@ fn shared_by(
     playlists: &[Option<&MediaPlaylist>],
     followed: usize,
 ) -> Vec<SharedName> {
-    let segments = || {
-        let playlists = (0..).map(RenditionIndex).zip(playlists);
-        playlists.flat_map(|(at, playlist)| {
+    let playlists = || (0..).map(RenditionIndex).zip(playlists);
+    let named = || {
+        playlists().flat_map(|(at, playlist)| {
             let segments = playlist.iter().flat_map(|playlist| &playlist.segments);
-            segments.map(move |segment| (at, segment))
+            let segments = segments.map(move |s| (at, &s.uri, &s.source));
+            let sections = playlist.iter().flat_map(|playlist| playlist.sections());
+            segments.chain(sections.map(move |(_, s)| (at.sections(), &s.uri, &s.source)))
         })
     };
-    let is_followed = |at: RenditionIndex| usize::from(at.0) < followed;
-    let mut served: HashMap<&str, Vec<(RenditionIndex, &MediaSegment)>> = HashMap::new();
-    for (at, segment) in segments().filter(|(at, s)| is_followed(*at) && s.source.is_ok()) {
-        let name = matching.name(segment.uri.as_str());
-        served.entry(name).or_default().push((at, segment));
+    let is_followed = |at: RenditionIndex| usize::from(at.playlist().0) < followed;
+    let mut served: HashMap<&str, Vec<_>> = HashMap::new();
+    for (at, uri, source) in named().filter(|(at, _, s)| is_followed(*at) && s.is_ok()) {
+        let name = matching.name(uri.as_str());
+        served.entry(name).or_default().push((at, uri, source));
     }
     let mut shared = BTreeMap::new();
-    for (at, other) in segments() {
-        let unseen = match &other.source {
+    for (at, uri, source) in named() {
+        let unseen = match source {
             Ok(_) => !is_followed(at),
             // Nobody asks for it.
             Err(Unfit::Gap) => false,
             Err(_) => true,
         };
-        let namesakes = served.get(matching.name(other.uri.as_str()));
-        for (rendition, ours) in namesakes.into_iter().flatten().filter(|_| unseen) {
-            let same = ours.uri == other.uri && ours.source == other.source;
-            if *rendition != at && !same {
-                shared.entry(*rendition).or_insert_with(|| ours.uri.clone());
+        let namesakes = served.get(matching.name(uri.as_str()));
+        for (rendition, our_uri, ours) in namesakes.into_iter().flatten().filter(|_| unseen) {
+            let elsewhere = rendition.playlist() != at.playlist();
+            let same = *our_uri == uri && *ours == source;
+            if elsewhere && !same {
+                shared
+                    .entry(*rendition)
+                    .or_insert_with(|| (*our_uri).clone());
             }
         }
     }
@@ -81,7 +86,7 @@ fn shared_by(
 mod tests {
     use url::Url;
 
-    use super::super::{Playlist, parse};
+    use super::super::{Playlist, Variables, parse};
     use super::*;
 
     fn list(folder: &str, lines: &[&str]) -> MediaPlaylist {
@@ -90,7 +95,7 @@ mod tests {
             text += &format!("#EXTINF:6,\n{line}\n");
         }
         let base = Url::parse(&format!("http://origin/{folder}/index.m3u8")).unwrap();
-        match parse(&text, &base).unwrap() {
+        match parse(&text, &base, &Variables::default()).unwrap() {
             Playlist::Media(media) => media,
             Playlist::Multivariant(_) => unreachable!(),
         }
@@ -124,10 +129,20 @@ mod tests {
     fn a_part_of_a_resource_is_not_the_resource() {
         let ours = list("high", &["all.ts"]);
         let parts = list("high", &["#EXT-X-BYTERANGE:10@0\nall.ts"]);
-        for followed in [1, 2] {
-            let found = shared(&[&ours, &parts], followed, Matching::Exact);
-            assert_eq!(found, [(0, "all.ts".to_owned())]);
-        }
+        let all = [&ours, &parts];
+        assert_eq!(shared(&all, 1, Matching::Exact), [(0, "all.ts".to_owned())]);
+        assert_eq!(shared(&all, 2, Matching::Exact), [], "the store sees both");
+    }
+
+    #[test]
+    fn a_section_of_a_list_that_is_not_followed_shares_names_as_segments_do() {
+        let with_map = |folder| list(folder, &["#EXT-X-MAP:URI=\"i.mp4\"\n1.m4s"]);
+        let (high, low) = (with_map("high"), with_map("low"));
+        let sections = RenditionIndex(0).sections().0;
+        let expected = [(0, "1.m4s".to_owned()), (sections, "i.mp4".to_owned())];
+        assert_eq!(shared(&[&high, &low], 1, Matching::Exact), expected);
+        let own = list("high", &["#EXT-X-MAP:URI=\"a.mp4\"\na.mp4"]);
+        assert_eq!(shared(&[&own], 1, Matching::Exact), []);
     }
 
     #[test]

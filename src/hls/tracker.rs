@@ -6,11 +6,13 @@
 //! anew: the old segments expire at once, for the same names may now stand for other bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{MAX_SEGMENTS, MediaPlaylist, MediaSegment};
+use super::sections::Sections;
+use super::{InitSection, MAX_SEGMENTS, MediaPlaylist, MediaSegment};
 use crate::config::Matching;
-use crate::ids::{MediaSequence, SegmentUri};
+use crate::ids::{ByteRange, MediaSequence, SegmentUri};
 
 /// The floor between two loads, whatever the playlist claims about its durations.
 const MIN_RELOAD: Duration = Duration::from_millis(500);
@@ -24,7 +26,10 @@ pub struct Tracker {
     matching: Matching,
     target_duration: Duration,
     known: BTreeMap<MediaSequence, Known>,
+    sections: Sections,
     last: Option<Extent>,
+    /// The list was complete when it was first loaded: its viewers begin at its beginning.
+    from_beginning: bool,
     failures: u32,
 }
 
@@ -32,6 +37,7 @@ pub struct Tracker {
 #[derive(Debug)]
 struct Known {
     uri: SegmentUri,
+    range: Option<ByteRange>,
     /// `None` for a segment that was stored by an earlier run and not listed since.
     duration: Option<Duration>,
     /// For how long it had been stored when this run began.
@@ -56,19 +62,27 @@ pub struct Update {
     pub wanted: Vec<MediaSegment>,
     /// Segments to forget, before those in `wanted` are announced.
     pub expired: Vec<(MediaSequence, SegmentUri)>,
+    /// Initialization sections to fetch, each with the first segment that needs it.
+    pub wanted_sections: Vec<(MediaSequence, Arc<InitSection>)>,
+    /// Initialization sections to forget, before those in `wanted_sections` are announced.
+    pub expired_sections: Vec<(MediaSequence, SegmentUri)>,
     /// No load before this.
     pub next_reload: Instant,
     /// The list is complete: no load is needed any more.
     pub ended: bool,
     /// The encoder started anew: everything known before is in `expired`.
     pub epoch_changed: bool,
+    /// ... or so it looks because known segments came with other queries, and nothing else: tokens,
+    /// commonly, where [`Matching::Path`] is meant.
+    pub only_queries_changed: bool,
     /// Whether the list differs from the one before.
     pub changed: bool,
 }
 
 impl Tracker {
-    /// A tracker that keeps what is less than `window` behind the live edge, and whatever is
-    /// listed. Two URIs are the same if they are by `matching`: the token of a query does not make
+    /// A tracker that wants what is less than `window` behind the live edge, and keeps it as long as
+    /// it is that or listed. A list that is complete from the start has no live edge: of such a one
+    /// the first `window` is wanted. Two URIs are the same if they are by `matching`: the token of a query does not make
     /// another segment where names are matched without it.
     pub fn new(window: Duration, matching: Matching) -> Self {
         Self {
@@ -76,7 +90,9 @@ impl Tracker {
             matching,
             target_duration: Duration::ZERO,
             known: BTreeMap::new(),
+            sections: Sections::new(matching),
             last: None,
+            from_beginning: false,
             failures: 0,
         }
     }
@@ -87,6 +103,7 @@ impl Tracker {
     pub fn adopt(&mut self, sequence: MediaSequence, uri: SegmentUri, age: Duration) {
         let known = Known {
             uri,
+            range: None,
             duration: None,
             age: Some(age),
             listed: false,
@@ -104,32 +121,53 @@ impl Tracker {
             return Update {
                 wanted: Vec::new(),
                 expired: Vec::new(),
+                wanted_sections: Vec::new(),
+                expired_sections: Vec::new(),
                 next_reload: self.reload(load_started, false),
                 ended: false,
                 epoch_changed: false,
+                only_queries_changed: false,
                 changed: false,
             };
         }
-        let mut expired = Vec::new();
-        let epoch_changed = self.is_contradicted_by(playlist);
+        let (mut expired, mut expired_sections) = (Vec::new(), Vec::new());
+        let renamed = self.renamed(playlist, self.matching);
+        let restarted = self.is_restarted_by(playlist);
+        let epoch_changed = renamed || restarted;
+        let only_queries_changed = renamed && !restarted && !self.renamed(playlist, Matching::Path);
         if epoch_changed {
             expired.extend(expire(std::mem::take(&mut self.known)));
+            expired_sections = self.sections.expire(None);
         }
         let first_load = epoch_changed || self.last.is_none();
         let changed = epoch_changed || self.last != Some(extent);
         self.last = Some(extent);
+        if first_load {
+            self.from_beginning = playlist.endlist;
+        }
 
         let mut wanted = self.admit(playlist, &mut expired);
-        if !first_load {
+        if !first_load || self.from_beginning {
             wanted.reverse();
         }
         self.expire_behind_window(&mut expired);
+        let known = playlist.segments.iter();
+        let known = known.filter(|segment| self.known.contains_key(&segment.sequence));
+        let wanted_sections = self.sections.admit(known);
+        let oldest = self.known.keys().next().copied();
+        expired_sections.extend(self.sections.expire(oldest));
         Update {
             wanted,
             expired,
+            wanted_sections: wanted_sections
+                .into_iter()
+                .filter(|(_, section)| section.source.is_ok())
+                .collect(),
+            expired_sections,
             next_reload: self.reload(load_started, changed),
             ended: playlist.endlist,
             epoch_changed,
+            only_queries_changed,
             changed,
         }
     }
@@ -184,7 +222,7 @@ impl Tracker {
         let mut same = 0;
         for segment in &playlist.segments {
             match self.known.get(&segment.sequence) {
-                Some(known) if !self.is_same(&known.uri, &segment.uri) => return false,
+                Some(known) if !is_same(self.matching, known, segment) => return false,
                 Some(known) if known.listed && known.duration == Some(segment.duration) => {
                     same += 1;
                 }
@@ -195,12 +233,17 @@ impl Tracker {
         same > 0 && same * 2 >= listed
     }
 
-    fn is_contradicted_by(&self, playlist: &MediaPlaylist) -> bool {
-        let renamed = playlist.segments.iter().any(|segment| {
+    /// Whether a number means another segment than it did, if names are matched like that.
+    fn renamed(&self, playlist: &MediaPlaylist, matching: Matching) -> bool {
+        playlist.segments.iter().any(|segment| {
             let known = self.known.get(&segment.sequence);
-            known.is_some_and(|known| !self.is_same(&known.uri, &segment.uri))
-        });
-        let restarted = match self.last {
+            known.is_some_and(|known| !is_same(matching, known, segment))
+        })
+    }
+
+    /// Whether the numbers began anew, or segments stand on other initialization sections now.
+    fn is_restarted_by(&self, playlist: &MediaPlaylist) -> bool {
+        let jumped = match self.last {
             // After an ENDLIST nothing is added: a list that differs is another one.
             Some(last) if last.endlist => last != Extent::of(playlist),
             Some(last) => last.is_ahead_of(playlist),
@@ -210,11 +253,8 @@ impl Tracker {
                 newest.is_some_and(|newest| Some(*newest) > playlist.newest())
             }
         };
-        renamed || restarted
-    }
-
-    fn is_same(&self, one: &SegmentUri, other: &SegmentUri) -> bool {
-        self.matching.name(one.as_str()) == self.matching.name(other.as_str())
+        let contradicts = |segment| self.sections.contradict(segment);
+        jumped || playlist.segments.iter().any(contradicts)
     }
 
     /// Takes in what is listed, from the live edge backwards. Returns what is to be fetched.
@@ -227,8 +267,11 @@ impl Tracker {
         for known in self.known.values_mut() {
             known.listed = false;
         }
+        let total: Duration = playlist.segments.iter().map(|s| s.duration).sum();
         let mut behind = Duration::ZERO;
         for segment in playlist.segments.iter().rev() {
+            let before = total.saturating_sub(behind + segment.duration);
+            let away = if self.from_beginning { before } else { behind };
             let reused = self
                 .known
                 .get(&segment.sequence)
@@ -246,11 +289,13 @@ impl Tracker {
                     wanted.push(segment.clone());
                 }
                 known.listed = true;
+                known.range = segment.range();
                 known.duration = Some(segment.duration);
-            } else if behind < self.window {
+            } else if away < self.window {
                 let fit = segment.source.is_ok();
                 let known = Known {
                     uri: segment.uri.clone(),
+                    range: segment.range(),
                     duration: Some(segment.duration),
                     age: None,
                     listed: true,
@@ -261,7 +306,7 @@ impl Tracker {
                     wanted.push(segment.clone());
                 }
             }
-            behind = behind.saturating_add(segment.duration);
+            behind += segment.duration;
         }
         wanted
     }
@@ -313,6 +358,13 @@ impl Extent {
     }
 }
 
+/// Whether a segment is what was known under its number. Of one that an earlier run stored the range
+/// is not known, and its age decides.
+fn is_same(matching: Matching, known: &Known, segment: &MediaSegment) -> bool {
+    let same_range = known.age.is_some() || known.range == segment.range();
+    same_range && matching.name(known.uri.as_str()) == matching.name(segment.uri.as_str())
+}
+
 /// Only what was wanted once can expire.
 fn expire(
     known: impl IntoIterator<Item = (MediaSequence, Known)>,
@@ -324,226 +376,5 @@ fn expire(
 }
 
 #[cfg(test)]
-mod tests {
-    use url::Url;
-
-    use super::super::{Playlist, parse};
-    use super::*;
-
-    const WINDOW: Duration = Duration::from_secs(30);
-
-    fn list(first: u64, uris: &[&str]) -> MediaPlaylist {
-        let mut text = format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXT-X-MEDIA-SEQUENCE:{first}\n");
-        for uri in uris {
-            text += &format!("#EXTINF:6,\n{uri}\n");
-        }
-        let base = Url::parse("http://origin/index.m3u8").unwrap();
-        match parse(&text, &base).unwrap() {
-            Playlist::Media(media) => media,
-            Playlist::Multivariant(_) => unreachable!(),
-        }
-    }
-
-    /// Segments `first..first + count`, named by their numbers.
-    fn numbered(first: u64, count: u64) -> MediaPlaylist {
-        let uris: Vec<String> = (first..first + count).map(|n| format!("{n}.ts")).collect();
-        list(first, &uris.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
-    fn wanted(update: &Update) -> Vec<u64> {
-        update.wanted.iter().map(|s| s.sequence.0).collect()
-    }
-
-    fn expired(update: &Update) -> Vec<u64> {
-        let mut numbers: Vec<u64> = update.expired.iter().map(|(s, _)| s.0).collect();
-        numbers.sort_unstable();
-        numbers
-    }
-
-    #[test]
-    fn the_first_load_wants_the_newest_first_and_later_ones_only_what_is_new_in_order() {
-        let start = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        let update = tracker.on_playlist(start, &numbered(10, 3));
-        assert_eq!(wanted(&update), [12, 11, 10]);
-        let update = tracker.on_playlist(start, &numbered(11, 4));
-        assert_eq!(wanted(&update), [13, 14]);
-        assert!(update.expired.is_empty(), "still within the window");
-    }
-
-    #[test]
-    fn a_long_playlist_is_fetched_only_as_far_back_as_the_window() {
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        let update = tracker.on_playlist(Instant::now(), &numbered(0, 1000));
-        assert_eq!(wanted(&update), [999, 998, 997, 996, 995]);
-    }
-
-    #[test]
-    fn reloads_wait_for_the_target_duration_from_the_start_of_the_load_or_half_of_it() {
-        let start = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        let update = tracker.on_playlist(start, &numbered(10, 3));
-        assert_eq!(update.next_reload - start, Duration::from_secs(6));
-        let update = tracker.on_playlist(start, &numbered(10, 3));
-        assert!(!update.changed);
-        assert_eq!(update.next_reload - start, Duration::from_secs(3));
-        assert_eq!(
-            tracker.on_unchanged(start) - start,
-            Duration::from_secs(3),
-            "not modified is unchanged"
-        );
-    }
-
-    #[test]
-    fn failures_back_off_to_a_cap_and_success_forgets_them() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &numbered(10, 3));
-        let mut delays = Vec::new();
-        for _ in 0..6 {
-            delays.push((tracker.on_failure(now) - now).as_secs());
-        }
-        assert_eq!(delays, [3, 6, 12, 24, 30, 30]);
-        tracker.on_playlist(now, &numbered(10, 3));
-        assert_eq!((tracker.on_failure(now) - now).as_secs(), 3);
-    }
-
-    #[test]
-    fn what_left_the_playlist_is_kept_until_it_is_behind_the_window() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &numbered(10, 3));
-        assert!(expired(&tracker.on_playlist(now, &numbered(12, 3))).is_empty());
-        // 15 is the edge: 11 ended 24 s before it began, 10 ended 30 s before.
-        assert_eq!(expired(&tracker.on_playlist(now, &numbered(13, 3))), [10]);
-        assert_eq!(expired(&tracker.on_playlist(now, &numbered(14, 3))), [11]);
-    }
-
-    #[test]
-    fn what_is_still_listed_never_expires() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        for last in 5..100 {
-            let update = tracker.on_playlist(now, &numbered(0, last));
-            assert!(update.expired.is_empty());
-        }
-    }
-
-    #[test]
-    fn numbers_that_jump_back_are_a_new_epoch() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &numbered(10, 3));
-        let update = tracker.on_playlist(now, &numbered(0, 2));
-        assert!(update.epoch_changed);
-        assert_eq!(expired(&update), [10, 11, 12]);
-        assert_eq!(wanted(&update), [1, 0], "a new start: newest first");
-    }
-
-    #[test]
-    fn another_uri_under_the_same_number_is_a_new_epoch() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &list(10, &["a", "b", "c"]));
-        let update = tracker.on_playlist(now, &list(11, &["b", "x", "y"]));
-        assert!(update.epoch_changed);
-        assert_eq!(expired(&update), [10, 11, 12]);
-        assert_eq!(wanted(&update), [13, 12, 11]);
-    }
-
-    #[test]
-    fn an_older_copy_of_the_same_list_changes_nothing() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &numbered(10, 4));
-        let update = tracker.on_playlist(now, &numbered(9, 4));
-        assert!(!update.epoch_changed && !update.changed);
-        assert!(update.wanted.is_empty() && update.expired.is_empty());
-        assert_eq!(wanted(&tracker.on_playlist(now, &numbered(11, 4))), [14]);
-    }
-
-    #[test]
-    fn a_list_that_lost_its_last_line_changes_nothing_but_one_that_begins_again_does() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.on_playlist(now, &numbered(0, 5));
-        assert!(!tracker.on_playlist(now, &numbered(0, 4)).changed);
-        assert!(tracker.on_playlist(now, &numbered(0, 1)).epoch_changed);
-    }
-
-    #[test]
-    fn a_stream_that_goes_on_after_its_end_is_a_new_epoch() {
-        let now = Instant::now();
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        let mut ended = numbered(0, 3);
-        ended.endlist = true;
-        tracker.on_playlist(now, &ended);
-        assert!(!tracker.on_playlist(now, &ended).epoch_changed);
-        assert!(tracker.on_playlist(now, &numbered(0, 3)).epoch_changed);
-    }
-
-    #[test]
-    fn gaps_are_counted_but_not_wanted() {
-        let mut playlist = numbered(0, 2);
-        playlist.segments[0].source = Err(super::super::Unfit::Gap);
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        assert_eq!(wanted(&tracker.on_playlist(Instant::now(), &playlist)), [1]);
-        let update = tracker.on_playlist(Instant::now(), &numbered(100, 5));
-        assert_eq!(expired(&update), [1], "a gap was never there to expire");
-    }
-
-    #[test]
-    fn an_ended_playlist_says_so() {
-        let mut playlist = numbered(0, 2);
-        playlist.endlist = true;
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        assert!(tracker.on_playlist(Instant::now(), &playlist).ended);
-    }
-
-    #[test]
-    fn what_an_earlier_run_stored_is_not_wanted_again() {
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        for number in [9, 10, 11] {
-            let uri = format!("{number}.ts").into();
-            tracker.adopt(MediaSequence(number), uri, Duration::from_secs(8));
-        }
-        let update = tracker.on_playlist(Instant::now(), &numbered(10, 3));
-        assert_eq!(wanted(&update), [12, 11, 10]);
-        assert!(update.expired.is_empty(), "9 is within the window");
-    }
-
-    #[test]
-    fn what_was_stored_before_the_listed_segment_existed_is_fetched_again() {
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        for number in [3, 10, 11] {
-            let uri = format!("{number}.ts").into();
-            tracker.adopt(MediaSequence(number), uri, Duration::from_secs(3600));
-        }
-        let update = tracker.on_playlist(Instant::now(), &numbered(10, 3));
-        assert_eq!(wanted(&update), [12, 11, 10]);
-        assert_eq!(expired(&update), [3, 10, 11]);
-    }
-
-    #[test]
-    fn what_an_earlier_run_stored_beyond_the_live_edge_is_of_another_epoch() {
-        let mut tracker = Tracker::new(WINDOW, Matching::Exact);
-        tracker.adopt(MediaSequence(500), "500.ts".into(), Duration::ZERO);
-        let update = tracker.on_playlist(Instant::now(), &numbered(10, 3));
-        assert!(update.epoch_changed);
-        assert_eq!(expired(&update), [500]);
-    }
-
-    #[test]
-    fn another_token_is_another_segment_only_where_names_are_matched_with_it() {
-        for (matching, anew) in [(Matching::Exact, true), (Matching::Path, false)] {
-            let now = Instant::now();
-            let mut tracker = Tracker::new(WINDOW, matching);
-            tracker.on_playlist(now, &list(1, &["1.ts?t=a", "2.ts?t=a"]));
-            let update = tracker.on_playlist(now, &list(1, &["1.ts?t=b", "2.ts?t=b", "3.ts?t=b"]));
-            assert_eq!(update.epoch_changed, anew);
-            assert_eq!(wanted(&update).len(), if anew { 3 } else { 1 });
-            let update = tracker.on_playlist(now, &list(1, &["1.ts?t=c", "other.ts?t=c"]));
-            assert!(update.epoch_changed, "{matching:?}: the path differs");
-        }
-    }
-}
+#[path = "tracker_tests.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::budget::Budget;
-use crate::metrics::{ChannelMetrics, Metrics, SiblingResults};
+use crate::metrics::{ChannelMetrics, Metrics, Refused, SiblingResults};
 
 /// What `/metrics` answers with (the OpenMetrics text that `prometheus-client` writes).
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -151,7 +151,8 @@ impl Collector for Numbers {
         self.gauges(
             out,
             "edgeseed_live_edge_lag_seconds",
-            "How far the newest stored segment lies behind the newest listed one.",
+            "How long ago the media of the newest stored segment ended, by the encoder's clock; \
+             without one, for how long the newest listed segment has been missing.",
             |channel| channel.live_edge_lag_ms.get() as f64 / 1000.0,
         )?;
         self.gauges(
@@ -159,6 +160,12 @@ impl Collector for Numbers {
             "edgeseed_signal_connected",
             "1 while the signalling server has accepted the box into the channel.",
             |channel| f64::from(u8::from(channel.signal_connected.load(Ordering::Relaxed))),
+        )?;
+        self.counters(
+            out,
+            "edgeseed_signal_ignored",
+            "Messages of the signalling server that could not be understood.",
+            |channel| vec![(none(), channel.signal_ignored.get())],
         )?;
         gauge(
             out,
@@ -180,6 +187,23 @@ impl Collector for Numbers {
             None,
             MetricType::Counter,
         )?)?;
+        let server = &self.metrics.signal_server;
+        gauge(
+            out,
+            "edgeseed_signal_server_sockets",
+            "Sockets that the embedded signalling server serves.",
+            server.sockets.get(),
+        )?;
+        let mut family = out.encode_descriptor(
+            "edgeseed_signal_server_refused",
+            "What the embedded signalling server refused or held back.",
+            None,
+            MetricType::Counter,
+        )?;
+        for (what, reason) in Refused::ALL {
+            let count = ConstCounter::new(server.refused(what).get());
+            count.encode(family.encode_family(&[("reason", reason)])?)?;
+        }
         gauge(
             out,
             "edgeseed_buffer_bytes",
@@ -277,6 +301,9 @@ mod tests {
             "edgeseed_peers 0",
             "edgeseed_buffer_bytes 0",
             "edgeseed_signal_connected{channel=\"news\"} 0",
+            "edgeseed_signal_ignored_total{channel=\"news\"} 0",
+            "edgeseed_signal_server_sockets 0",
+            "edgeseed_signal_server_refused_total{reason=\"unroutable\"} 0",
             "process_resident_memory_bytes ",
         ] {
             assert!(text.contains(line), "no {line} in\n{text}");

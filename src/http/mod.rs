@@ -89,6 +89,8 @@ pub enum SignalAddress {
     Signal(Url),
     /// Our own server: this port of whatever host the page was loaded from.
     SignalPort(u16),
+    /// The same with TLS.
+    SignalTlsPort(u16),
 }
 
 /// What the pages show.
@@ -97,6 +99,8 @@ pub struct Sources {
     pub channels: Vec<Channel>,
     /// Where viewers meet the box.
     pub signal: SignalAddress,
+    /// What that server wants to see from who enters: shared by all pages, and no secret to them.
+    pub signal_token: Option<String>,
     /// The numbers.
     pub metrics: Arc<Metrics>,
     /// Media in flight.
@@ -234,6 +238,8 @@ struct WatchConfig<'a> {
     channels: Vec<WatchChannel<'a>>,
     #[serde(flatten)]
     signal: &'a SignalAddress,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal_token: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -264,5 +270,32 @@ async fn watch_config(State(sources): AppState) -> Response {
             })
             .collect(),
         signal: &sources.signal,
+        signal_token: sources.signal_token.as_deref(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watch_page_is_told_where_to_signal_and_with_which_token() {
+        let written = |signal, signal_token| {
+            let channels = Vec::new();
+            let config = WatchConfig {
+                channels,
+                signal: &signal,
+                signal_token,
+            };
+            serde_json::to_string(&config).unwrap()
+        };
+        assert_eq!(
+            written(SignalAddress::SignalTlsPort(12035), Some("t")),
+            r#"{"channels":[],"signal_tls_port":12035,"signal_token":"t"}"#
+        );
+        assert_eq!(
+            written(SignalAddress::SignalPort(12035), None),
+            r#"{"channels":[],"signal_port":12035}"#
+        );
+    }
 }

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use heapless::LinearMap;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use crate::budget::Budget;
+use crate::ids::SegmentUri;
 use crate::session::{AskId, Lost};
 use crate::sibling::{Ask, Part};
 use crate::wire::{Claim, Request};
@@ -15,10 +16,15 @@ const MAX_ASKS: usize = 16;
 /// Open questions. Dropped with the connection, which tells whoever waits that it is gone.
 #[derive(Default)]
 pub(super) struct Asks {
-    open: LinearMap<AskId, UnboundedSender<Part>, MAX_ASKS>,
+    open: LinearMap<AskId, Open, MAX_ASKS>,
     next: u64,
     /// The binary message that came last, until its owner is known.
     pub(super) packet: Option<Bytes>,
+}
+
+struct Open {
+    uri: SegmentUri,
+    answer: Sender<Part>,
 }
 
 impl Asks {
@@ -26,8 +32,12 @@ impl Asks {
     pub(super) fn add(&mut self, ask: Ask) -> Option<(AskId, Request)> {
         let id = AskId(self.next);
         self.next += 1;
-        if let Err((_, answer)) = self.open.insert(id, ask.answer) {
-            let _ = answer.send(Part::Lack);
+        let open = Open {
+            uri: ask.uri.clone(),
+            answer: ask.answer,
+        };
+        if let Err((_, open)) = self.open.insert(id, open) {
+            let _ = open.answer.try_send(Part::Lack);
             return None;
         }
         let request = Request {
@@ -39,6 +49,11 @@ impl Asks {
             }),
         };
         Some((id, request))
+    }
+
+    /// What was asked for.
+    pub(super) fn uri(&self, id: AskId) -> Option<&SegmentUri> {
+        self.open.get(&id).map(|open| &open.uri)
     }
 
     pub(super) fn announced(&mut self, id: AskId, size: usize, crc32c: Option<u32>) {
@@ -67,8 +82,8 @@ impl Asks {
         let part = match why {
             // One that is busy may not be so the next time.
             Lost::Lack | Lost::Busy => Part::Lack,
-            Lost::Late => Part::Failed("it took too long"),
-            Lost::Lied => Part::Failed("it sent something else than it announced"),
+            Lost::Late => Part::Unreliable("it took too long"),
+            Lost::Lied => Part::Unreliable("it sent something else than it announced"),
         };
         self.end(id, part);
     }
@@ -77,9 +92,9 @@ impl Asks {
         let gone = self
             .open
             .get(&id)
-            .is_some_and(|answer| answer.send(part).is_err());
+            .is_some_and(|open| open.answer.try_send(part).is_err());
         if gone {
-            // Whoever asked wants it no more; the rest goes by.
+            // Whoever asked wants it no more, or does not keep up; the rest goes by.
             self.open.remove(&id);
         }
     }

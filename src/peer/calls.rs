@@ -1,12 +1,13 @@
 //! Sibling boxes: who proves to be one, whom this box calls, and what is asked of them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
-use super::task::{Credentials, Entry, Slot, Task};
+use super::task::{CONNECT_TIMEOUT, Credentials, Entry, Slot, Task};
 use super::{Event, PeerKey};
 use crate::config::PeerConfig;
 use crate::ids::{BoxId, ChannelId, ChannelName};
@@ -17,11 +18,28 @@ use crate::sibling::{Ask, Part};
 /// this box call every viewer is told that it failed.
 const MAX_CALLS: usize = 16;
 
+/// How long after a sibling was lost it is called again: ICE has just found it gone, so the network
+/// may be away for another while.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
+
+/// How often it is called; each call is given up after 15 s, so for about two minutes. One that was
+/// restarted has another id, under which the server introduces it.
+const TRIES: u8 = 5;
+
 pub(super) struct Calls {
     secret: Option<Secret>,
     own: BoxId,
     channel_ids: HashMap<ChannelName, ChannelId>,
     asks: mpsc::Receiver<Ask>,
+    told_of_bad_proof: AtomicBool,
+    /// Siblings that this box called and lost, to be called again.
+    lost: Vec<LostSibling>,
+}
+
+struct LostSibling {
+    key: PeerKey,
+    again_at: Instant,
+    tries_left: u8,
 }
 
 impl Calls {
@@ -36,6 +54,8 @@ impl Calls {
             own,
             channel_ids,
             asks,
+            told_of_bad_proof: AtomicBool::new(false),
+            lost: Vec::new(),
         }
     }
 
@@ -54,15 +74,37 @@ impl Calls {
         self.proved(key, proof?, Subject::Offer { offer })
     }
 
+    /// When the next lost sibling is to be called again.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        self.lost.iter().map(|lost| lost.again_at).min()
+    }
+
+    /// Its channel broke, as when the network was away for longer than ICE bears. Not every server
+    /// introduces two peers a second time.
+    fn has_lost(&mut self, now: Instant, key: PeerKey) {
+        self.lost.retain(|lost| lost.key != key);
+        if self.lost.len() < MAX_CALLS {
+            self.lost.push(LostSibling {
+                key,
+                again_at: now + AGAIN_AFTER,
+                tries_left: TRIES,
+            });
+        }
+    }
+
     fn proved(&self, key: &PeerKey, proof: Proof, subject: Subject<'_>) -> Option<BoxId> {
         let secret = self.secret.as_ref()?;
         if secret.accepts(self.channel_ids.get(&key.channel)?, &proof, subject) {
             // A server that shows this box to itself finds no sibling.
             return Some(proof.id).filter(|id| *id != self.own);
         }
-        log::warn!(
-            "{key}: a box with another [peer] sibling-secret, or a forgery: not asked for segments"
-        );
+        // Anybody can have this said; once is enough.
+        if !self.told_of_bad_proof.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "{key}: a box with another [peer] sibling-secret, or a forgery: not asked for \
+                 segments; further ones go unmentioned"
+            );
+        }
         None
     }
 }
@@ -104,6 +146,25 @@ impl Task {
         };
         self.admit(now, key.clone(), credentials, connection, true, dirty);
         self.report(Event::Offer { key, sdp, proof });
+    }
+
+    /// Calls the siblings whose time has come.
+    pub(super) fn call_again(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
+        if self.stopping {
+            return self.calls.lost.clear();
+        }
+        let mut due = Vec::new();
+        self.calls.lost.retain_mut(|lost| {
+            if now >= lost.again_at {
+                due.push(lost.key.clone());
+                lost.tries_left -= 1;
+                lost.again_at = now + AGAIN_AFTER + CONNECT_TIMEOUT;
+            }
+            lost.tries_left > 0
+        });
+        for key in due {
+            self.call(key, dirty);
+        }
     }
 
     /// Takes the answer to a call. Who does not prove to be a sibling is not wanted: the connection
@@ -166,7 +227,7 @@ impl Task {
             }
             None => {
                 // It has just gone. Whoever asked may have, too.
-                let _ = ask.answer.send(Part::Failed("it is gone"));
+                let _ = ask.answer.try_send(Part::Failed("it is gone"));
             }
         }
     }
@@ -180,6 +241,7 @@ impl Task {
         if let Some(sibling) = entry.connection.sibling().cloned() {
             log::info!("{key}: sibling box {sibling}: each segment is fetched once for both");
             self.context.siblings.opened(&key.channel, &sibling);
+            self.calls.lost.retain(|lost| lost.key != key);
             // A box that has entered again is met again: one channel to it is enough.
             for (other, entry) in &mut self.entries {
                 let same = entry.key.channel == key.channel
@@ -199,9 +261,12 @@ impl Task {
     pub(super) fn channel_closed(&mut self, entry: &Entry) {
         let key = entry.key.clone();
         if entry.announced
-            && let Some(sibling) = entry.connection.sibling()
+            && let Some(sibling) = entry.connection.sibling().cloned()
         {
-            self.context.siblings.closed(&key.channel, sibling);
+            self.context.siblings.closed(&key.channel, &sibling);
+            if entry.called && !self.context.siblings.is_open(&key.channel, &sibling) {
+                self.calls.has_lost(Instant::now(), key.clone());
+            }
         }
         if entry.called {
             self.report(match entry.announced {

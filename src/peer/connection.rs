@@ -27,12 +27,16 @@ use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
 use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
-use crate::session::{Input, RequestId, SIBLING_HOLD, Session, SessionConfig};
-use crate::sibling::{Ask, Siblings};
+use crate::session::{Input, RequestId, Session, SessionConfig};
+use crate::sibling::{Ask, DELIVER_WITHIN, Siblings};
 use crate::store::{Reader, Store};
 
 /// Segments that a session can hold on to: one being sent and those that are ready and wait.
 const MAX_SEGMENTS: usize = 16;
+
+/// How long a REQUEST of a sibling is held: a little less than it waits ([`DELIVER_WITHIN`]), so that
+/// it hears LACK, and does not take a box whose origin is slow for one that is dead.
+const SIBLING_HOLD: Duration = Duration::from_millis(900);
 
 /// Candidates of one viewer that are tried: a browser has one for each of its interfaces, and each
 /// costs checks towards an address that the viewer chose.
@@ -335,6 +339,7 @@ impl Connection {
                         self.asks.packet = Some(message.data.freeze());
                     }
                     progress |= self.outputs(now, context, &mut life);
+                    self.asks.packet = None;
                 }
             }
             progress |= self.outputs(now, context, &mut life);
@@ -357,10 +362,13 @@ impl Connection {
                 if self.channel.is_none() {
                     log::debug!("{}: channel open", self.key);
                     let session = match &self.sibling {
-                        Some(_) => Session::with_sibling(SessionConfig {
-                            request_hold: SIBLING_HOLD,
-                            ..context.session
-                        }),
+                        Some(_) => {
+                            let config = SessionConfig {
+                                request_hold: SIBLING_HOLD,
+                                ..context.session
+                            };
+                            Session::with_sibling(config, DELIVER_WITHIN)
+                        }
                         None => Session::new(context.session),
                     };
                     self.channel = Some(Channel { id, session });

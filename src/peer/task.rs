@@ -29,7 +29,7 @@ const MAX_OFFER: usize = 32 * 1024;
 
 /// How long an offer may take to become an open channel. Trickled candidates and a prompt of the
 /// browser (field.md item 3) take seconds; after this the place is for somebody else.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Datagram groups read before anything is driven, so that one busy viewer cannot keep the others
 /// waiting; at 64 KiB each it is what the kernel's buffer holds.
@@ -79,7 +79,7 @@ pub(super) struct Task {
     by_ufrag: HashMap<String, Slot>,
     by_address: HashMap<SocketAddr, Slot>,
     timers: BTreeSet<(Instant, Slot)>,
-    stopping: bool,
+    pub(super) stopping: bool,
 }
 
 impl Task {
@@ -129,11 +129,9 @@ impl Task {
         let mut give_up_at: Option<Instant> = None;
         loop {
             let due = self.timers.first().map(|(due, _)| *due);
-            let wake = match (due, give_up_at) {
-                (Some(due), Some(end)) => due.min(end),
-                (Some(at), None) | (None, Some(at)) => at,
-                (None, None) => Instant::now() + Duration::from_secs(3600),
-            };
+            let due = [due, give_up_at, self.calls.next_timeout()];
+            let idle = || Instant::now() + Duration::from_secs(3600);
+            let wake = due.into_iter().flatten().min().unwrap_or_else(idle);
             // In this order: a stop is heard at once, then new viewers, then what there is to
             // read, since acknowledgements make room for sending; timers are late rather than
             // datagrams lost.
@@ -168,6 +166,7 @@ impl Task {
             }
             let now = Instant::now();
             self.fire_timers(now, &mut dirty);
+            self.call_again(now, &mut dirty);
             self.drive(now, &mut dirty).await;
             if self.stopping {
                 let sending = self
@@ -225,7 +224,8 @@ impl Task {
                 .entries
                 .get(&old)
                 .is_some_and(|entry| entry.connection.offered().is_some());
-            if calling && sibling.as_ref() < Some(self.context.siblings.own()) {
+            let own = self.context.siblings.own();
+            if calling && sibling.as_ref().is_some_and(|sibling| sibling < own) {
                 // Both call at once: the call of the greater one stands.
                 return;
             }

@@ -25,7 +25,7 @@ use heapless::Deque;
 
 pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
 use self::progress::{Progress, Silence};
-pub use self::receiver::{AskId, Lost, SIBLING_HOLD, SIBLING_WITHIN};
+pub use self::receiver::{AskId, Lost};
 use self::receiver::{MAX_ASKED, Receiver, Verdict};
 use crate::ids::MediaSequence;
 use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
@@ -42,6 +42,21 @@ const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
 
+/// How long after its REQUEST a segment has to be here whole for its first packets to be sent while
+/// the rest is on its way: a viewer gives up after 2 s, and then what still comes is in the way of
+/// what it asks next. The last tenth of a second is for the packets themselves.
+const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1900);
+
+/// How soon a REQUEST for a segment is looked at again that grows too slowly: the pace of a
+/// download's first moments says little.
+const TOO_SLOW_RETRY: Duration = Duration::from_millis(100);
+
+/// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
+/// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
+/// The first burst of a longer window was lost on most fresh Chromium viewers, and with it their
+/// first segments.
+const FIRST_WINDOW: usize = 64 * 1024;
+
 /// How soon a REQUEST is tried again for which there was no memory: a few times within the hold,
 /// and well below what a viewer would notice.
 const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
@@ -53,7 +68,7 @@ pub struct SessionConfig {
     pub request_hold: Duration,
     /// `[peer] packet-size`, in bytes.
     pub packet_size: usize,
-    /// Bytes that may be outstanding (handed over, not yet acknowledged) on one channel.
+    /// Bytes that may be outstanding (handed over, not yet acknowledged) on one channel at most.
     pub window: usize,
 }
 
@@ -76,6 +91,7 @@ enum WaitState {
     Ready {
         size: usize,
         crc32c: Option<u32>,
+        available: usize,
         held: bool,
     },
 }
@@ -86,6 +102,8 @@ struct Transfer {
     request: Request,
     packets: Packets,
     next: usize,
+    /// Bytes that can be sent so far.
+    available: usize,
 }
 
 /// One peer's protocol state.
@@ -98,6 +116,10 @@ pub struct Session {
     next_id: u32,
     bad_messages: u8,
     progress: Progress,
+    /// Bytes that may be outstanding now: twice as many after each segment without a loss.
+    window: usize,
+    /// Nothing went missing since the last segment.
+    unharmed: bool,
     /// Towards siblings only.
     receiver: Option<Receiver>,
     stopping: bool,
@@ -117,6 +139,8 @@ impl Session {
             next_id: 0,
             bad_messages: 0,
             progress: Progress::default(),
+            window: config.window.min(FIRST_WINDOW),
+            unharmed: true,
             receiver: None,
             stopping: false,
             last_words: None,
@@ -124,10 +148,11 @@ impl Session {
         }
     }
 
-    /// A session with a sibling, of which segments may be asked ([`Input::Ask`]).
-    pub fn with_sibling(config: SessionConfig) -> Self {
+    /// A session with a sibling, of which segments may be asked ([`Input::Ask`]); it has `within` to
+    /// deliver one whole.
+    pub fn with_sibling(config: SessionConfig, within: Duration) -> Self {
         Self {
-            receiver: Some(Receiver::default()),
+            receiver: Some(Receiver::new(within)),
             ..Self::new(config)
         }
     }
@@ -135,6 +160,9 @@ impl Session {
     /// Takes what happened at `now`. `current` is the newest media sequence number of the store.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, current: Option<MediaSequence>) {
         if self.closed || self.last_words.is_some() {
+            if let Input::Ask(id, _) = input {
+                self.push(Output::Lost(id, Lost::Busy));
+            }
             return;
         }
         match input {
@@ -154,6 +182,8 @@ impl Session {
                 self.push(output);
             }
             Input::Found(id, found) => self.found(now, id, found),
+            Input::Grown(id, available) => self.grown(id, available),
+            Input::Broken(id) => self.broken(id),
             Input::StoreChanged => self.ask_again(|_| true),
             Input::Stop => {
                 self.stopping = true;
@@ -179,6 +209,10 @@ impl Session {
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
         let silence = self.progress.settle(now, outstanding);
+        if silence.is_some() {
+            self.window = self.config.window.min(FIRST_WINDOW);
+            self.unharmed = false;
+        }
         if self.closed {
             return;
         }
@@ -231,7 +265,7 @@ impl Session {
         }
         if let Some(transfer) = &mut self.transfer {
             if let Some(range) = transfer.packets.range(transfer.next) {
-                if outstanding >= self.config.window {
+                if outstanding >= self.window || range.end > transfer.available {
                     return None;
                 }
                 transfer.next += 1;
@@ -239,6 +273,9 @@ impl Session {
             }
             let id = transfer.id;
             self.transfer = None;
+            if std::mem::replace(&mut self.unharmed, true) {
+                self.window = self.window.saturating_mul(2).min(self.config.window);
+            }
             return Some(Output::Release(id));
         }
         if self.stopping && self.waiting.is_empty() && outstanding == 0 {
@@ -321,16 +358,59 @@ impl Session {
         };
         let may_wait = now < waiting.since + hold;
         match found {
-            Found::Ready { size, crc32c } => {
-                waiting.state = WaitState::Ready { size, crc32c, held };
+            Found::Ready {
+                size,
+                crc32c,
+                available,
+                whole_at,
+            } => {
+                if whole_at <= waiting.since + CUT_THROUGH_WITHIN || available == size {
+                    waiting.state = WaitState::Ready {
+                        size,
+                        crc32c,
+                        available,
+                        held,
+                    };
+                    return;
+                }
+                self.push(Output::Release(id));
+                match may_wait {
+                    true => self.retry(id, now + TOO_SLOW_RETRY),
+                    false => self.lack_where(|w| w.id == id),
+                }
             }
             Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
-            Found::NoRoom if may_wait => {
-                waiting.state = WaitState::Held {
-                    retry_at: Some(now + NO_ROOM_RETRY),
-                };
-            }
+            Found::NoRoom if may_wait => self.retry(id, now + NO_ROOM_RETRY),
             Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
+        }
+    }
+
+    fn retry(&mut self, id: RequestId, at: Instant) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) {
+            waiting.state = WaitState::Held { retry_at: Some(at) };
+        }
+    }
+
+    fn grown(&mut self, id: RequestId, now_available: usize) {
+        if let Some(transfer) = self.transfer.as_mut().filter(|t| t.id == id) {
+            transfer.available = now_available;
+        }
+        for waiting in self.waiting.iter_mut().filter(|w| w.id == id) {
+            if let WaitState::Ready { available, .. } = &mut waiting.state {
+                *available = now_available;
+            }
+        }
+    }
+
+    /// What has not begun can still wait for another attempt; what has begun cannot be taken back.
+    fn broken(&mut self, id: RequestId) {
+        if self.transfer.as_ref().is_some_and(|t| t.id == id) {
+            return self.close(CloseReason::Broken);
+        }
+        let ready = |w: &&mut Waiting| w.id == id && matches!(w.state, WaitState::Ready { .. });
+        if let Some(waiting) = self.waiting.iter_mut().find(ready) {
+            waiting.state = WaitState::Held { retry_at: None };
+            self.push(Output::Release(id));
         }
     }
 
@@ -374,15 +454,20 @@ impl Session {
         for _ in 0..self.waiting.len() {
             let waiting = self.waiting.pop_front()?;
             match waiting.state {
-                WaitState::Ready { size, crc32c, held } if begun.is_none() => {
-                    begun = Some((waiting, size, crc32c, held));
+                WaitState::Ready {
+                    size,
+                    crc32c,
+                    available,
+                    held,
+                } if begun.is_none() => {
+                    begun = Some((waiting, size, crc32c, available, held));
                 }
                 _ => {
                     let _ = self.waiting.push_back(waiting);
                 }
             }
         }
-        let (Waiting { id, request, .. }, size, crc32c, held) = begun?;
+        let (Waiting { id, request, .. }, size, crc32c, available, held) = begun?;
         let packets = Packets::new(size, self.config.packet_size);
         self.push(Output::Answered(if held {
             Answer::Held
@@ -394,6 +479,7 @@ impl Session {
             request: request.clone(),
             packets,
             next: 0,
+            available,
         });
         Some(Output::Send(Message::Binary(BinaryHeader {
             request,
@@ -413,6 +499,7 @@ impl Session {
         self.push(Output::Refused(reason));
         self.bad_messages = self.bad_messages.saturating_add(1);
         if self.bad_messages >= MAX_BAD_MESSAGES {
+            self.give_up_asked(Lost::Busy);
             self.push(Output::Send(Message::Error));
             self.last_words = Some(CloseReason::BadMessages);
         }
@@ -423,11 +510,15 @@ impl Session {
         match verdict {
             Verdict::Fine => output.into_iter().for_each(|output| self.push(output)),
             Verdict::Lie => {
-                while let Some(lost) = self.receiver.as_mut().and_then(|r| r.give_up(Lost::Lied)) {
-                    self.push(lost);
-                }
+                self.give_up_asked(Lost::Lied);
                 self.close(CloseReason::Lied);
             }
+        }
+    }
+
+    fn give_up_asked(&mut self, why: Lost) {
+        while let Some(lost) = self.receiver.as_mut().and_then(|r| r.give_up(why)) {
+            self.push(lost);
         }
     }
 

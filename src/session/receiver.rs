@@ -12,15 +12,6 @@ use crate::wire::{BinaryHeader, Message, Request};
 /// leave room, and more would only make each of them later.
 pub(super) const MAX_ASKED: usize = 4;
 
-/// How long a sibling may take to deliver a segment whole, before it is fetched from the origin: a
-/// viewer's REQUEST is held for 1.6 s, so that the origin still has the rest of it. Measured on a
-/// LAN a segment takes some 50 ms once the sibling has it.
-pub const SIBLING_WITHIN: Duration = Duration::from_secs(1);
-
-/// How long a REQUEST of a sibling is held: a little less than it waits, so that it hears LACK,
-/// and does not take a box whose origin is slow for one that is dead.
-pub const SIBLING_HOLD: Duration = Duration::from_millis(900);
-
 /// Bytes of a segment at most, as from an origin.
 const MAX_SEGMENT: usize = 64 << 20;
 
@@ -33,7 +24,7 @@ pub struct AskId(pub u64);
 pub enum Lost {
     /// It said LACK.
     Lack,
-    /// It did not deliver within [`SIBLING_WITHIN`].
+    /// It did not deliver in time.
     Late,
     /// What came was not what was announced; such a sibling is not asked again.
     Lied,
@@ -52,7 +43,9 @@ pub(super) enum Verdict {
 
 #[derive(Debug)]
 struct Asked {
-    id: AskId,
+    /// Who waits for it; `None` once it was given up. The answer may still come: until then nothing
+    /// of the same name is asked, or it would be taken for the answer to that.
+    id: Option<AskId>,
     request: Request,
     until: Instant,
 }
@@ -68,24 +61,34 @@ struct Arriving {
 }
 
 /// What was asked and what is arriving.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Receiver {
+    within: Duration,
     asked: Deque<Asked, MAX_ASKED>,
     arriving: Option<Arriving>,
 }
 
 impl Receiver {
+    pub(super) fn new(within: Duration) -> Self {
+        Self {
+            within,
+            asked: Deque::new(),
+            arriving: None,
+        }
+    }
+
     /// Asks for a segment.
     pub(super) fn ask(&mut self, now: Instant, id: AskId, request: Request) -> Output {
         let asked = Asked {
-            id,
+            id: Some(id),
             request: request.clone(),
-            until: now + SIBLING_WITHIN,
+            until: now + self.within,
         };
-        match self.asked.push_back(asked) {
-            Ok(()) => Output::Send(Message::Request(request)),
-            Err(_) => Output::Lost(id, Lost::Busy),
+        let is_unanswered = self.asked.iter().any(|a| a.request.is_for_same(&request));
+        if is_unanswered || self.asked.push_back(asked).is_err() {
+            return Output::Lost(id, Lost::Busy);
         }
+        Output::Send(Message::Request(request))
     }
 
     /// Takes BINARY.
@@ -106,13 +109,14 @@ impl Receiver {
         }
         let asked = self.take(&header.request);
         self.arriving = Some(Arriving {
-            id: asked.as_ref().map(|asked| asked.id),
+            id: asked.as_ref().and_then(|asked| asked.id),
             until: asked.as_ref().map_or(now, |asked| asked.until),
             packets_left: header.attachments,
             bytes_left: header.size,
         });
-        let output = asked.map(|asked| Output::Announced {
-            id: asked.id,
+        let id = asked.and_then(|asked| asked.id);
+        let output = id.map(|id| Output::Announced {
+            id,
             size: header.size,
             crc32c: header.crc32c,
         });
@@ -142,8 +146,8 @@ impl Receiver {
 
     /// Takes LACK.
     pub(super) fn lacked(&mut self, request: &Request) -> Option<Output> {
-        let asked = self.take(request)?;
-        Some(Output::Lost(asked.id, Lost::Lack))
+        let id = self.take(request)?.id?;
+        Some(Output::Lost(id, Lost::Lack))
     }
 
     /// The next REQUEST that has taken too long.
@@ -153,22 +157,26 @@ impl Receiver {
         {
             return Some(Output::Lost(id, Lost::Late));
         }
-        let is_late = self.asked.front().is_some_and(|asked| now >= asked.until);
-        let asked = is_late.then(|| self.asked.pop_front()).flatten()?;
-        Some(Output::Lost(asked.id, Lost::Late))
+        let mut asked = self.asked.iter_mut();
+        let late = asked.find(|asked| asked.id.is_some() && now >= asked.until)?;
+        Some(Output::Lost(late.id.take()?, Lost::Late))
     }
 
     /// The next of everything that is open, when the channel ends.
     pub(super) fn give_up(&mut self, why: Lost) -> Option<Output> {
-        let arriving = self.arriving.take().and_then(|arriving| arriving.id);
-        let id = arriving.or_else(|| self.asked.pop_front().map(|asked| asked.id))?;
+        let arriving = self
+            .arriving
+            .as_mut()
+            .and_then(|arriving| arriving.id.take());
+        let id = arriving.or_else(|| self.asked.iter_mut().find_map(|asked| asked.id.take()))?;
         Some(Output::Lost(id, why))
     }
 
     /// When [`Self::late`] is due, if at all.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let arriving = self.arriving.as_ref().filter(|a| a.id.is_some());
-        let asked = self.asked.front().map(|asked| asked.until);
+        let open = self.asked.iter().filter(|asked| asked.id.is_some());
+        let asked = open.map(|asked| asked.until).min();
         [arriving.map(|a| a.until), asked]
             .into_iter()
             .flatten()

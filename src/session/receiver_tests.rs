@@ -3,10 +3,12 @@
 use super::*;
 
 const CONFIG: SessionConfig = SessionConfig {
-    request_hold: SIBLING_HOLD,
+    request_hold: Duration::from_millis(900),
     packet_size: 1000,
     window: 4000,
 };
+
+const WITHIN: Duration = Duration::from_secs(1);
 
 struct Fixture {
     session: Session,
@@ -16,7 +18,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         Self {
-            session: Session::with_sibling(CONFIG),
+            session: Session::with_sibling(CONFIG, WITHIN),
             now: Instant::now(),
         }
     }
@@ -119,8 +121,8 @@ fn no_more_than_four_are_asked_for_at_a_time() {
 fn a_silent_sibling_is_late_after_a_second() {
     let mut f = Fixture::new();
     let id = f.ask(1);
-    assert_eq!(f.session.next_timeout(), Some(f.now + SIBLING_WITHIN));
-    assert_eq!(f.advance(SIBLING_WITHIN - Duration::from_millis(1)), []);
+    assert_eq!(f.session.next_timeout(), Some(f.now + WITHIN));
+    assert_eq!(f.advance(WITHIN - Duration::from_millis(1)), []);
     assert_eq!(
         f.advance(Duration::from_millis(1)),
         [Output::Lost(id, Lost::Late)]
@@ -134,7 +136,7 @@ fn one_that_stops_half_way_is_late_and_its_rest_goes_by() {
     let id = f.ask(1);
     f.announce(1, 2, 1500);
     f.packet(1000);
-    assert_eq!(f.advance(SIBLING_WITHIN), [Output::Lost(id, Lost::Late)]);
+    assert_eq!(f.advance(WITHIN), [Output::Lost(id, Lost::Late)]);
     assert_eq!(f.packet(500), []);
     let next = f.ask(2);
     f.announce(2, 1, 10);
@@ -151,7 +153,7 @@ fn one_that_stops_half_way_is_late_and_its_rest_goes_by() {
 fn what_was_given_up_may_still_come_and_goes_by() {
     let mut f = Fixture::new();
     f.ask(1);
-    f.advance(SIBLING_WITHIN);
+    f.advance(WITHIN);
     assert_eq!(f.announce(1, 1, 10), []);
     assert_eq!(f.packet(10), []);
 }
@@ -224,4 +226,36 @@ fn a_viewer_that_announces_segments_is_ignored() {
     let text = br#"{"event":"BINARY","attachments":1,"url":"1.ts","sn":1,"size":10}"#;
     session.handle(Instant::now(), Input::Text(text), None);
     assert_eq!(session.poll(0, None), None);
+}
+
+#[test]
+fn what_was_given_up_is_not_asked_again_before_its_answer_has_come() {
+    let mut f = Fixture::new();
+    f.ask(1);
+    f.advance(WITHIN);
+    let again = f.input(Input::Ask(AskId(2), request(1)));
+    assert_eq!(again, [Output::Lost(AskId(2), Lost::Busy)]);
+    f.announce(1, 1, 10);
+    f.packet(10);
+    f.input(Input::Ask(AskId(3), request(1)));
+    let announced = f.announce(1, 1, 10);
+    assert!(matches!(
+        announced[..],
+        [Output::Announced { id: AskId(3), .. }]
+    ));
+}
+
+#[test]
+fn what_is_asked_of_a_peer_that_is_being_closed_ends_at_once() {
+    let mut f = Fixture::new();
+    let id = f.ask(1);
+    let mut outputs = Vec::new();
+    for _ in 0..MAX_BAD_MESSAGES {
+        outputs.extend(f.input(Input::Text(b"nonsense")));
+    }
+    assert!(outputs.contains(&Output::Lost(id, Lost::Busy)));
+    f.session
+        .handle(f.now, Input::Ask(AskId(2), request(2)), None);
+    let lost = Output::Lost(AskId(2), Lost::Busy);
+    assert_eq!(f.session.poll(1, None), Some(lost));
 }

@@ -10,16 +10,18 @@
 //! Without a secret there are no siblings.
 //!
 //! A sibling is believed, but not blindly. What it sends has to have the announced size and, where
-//! it gives one, the announced CRC-32C; and it answers only if it follows the same playlist and has
-//! looked at it since the asker knows it ([`Claim`](crate::wire::Claim)), so that a name that an
-//! encoder uses again cannot bring the older segment.
+//! it gives one, the announced CRC-32C; and it answers only if it follows a playlist of the same
+//! address and has looked at it since the asker knows it ([`Claim`](crate::wire::Claim)), so that a
+//! name that an encoder uses again does not bring the older segment. That rests on boxes with the
+//! same `url`, and on an origin that gives all of them the playlist of the moment.
 //!
 //! # Who fetches
 //!
 //! Whoever hears of a segment first. A box asks its siblings before the origin; one that is just
 //! fetching the segment lets the other wait, one that knows nothing of it says LACK at once. If two
 //! ask each other at the same moment, the one that ranks lower for this segment waits and the other
-//! one fetches: [`Siblings::is_coming`].
+//! one fetches: [`Siblings::is_coming`]. Whoever waits in vain fetches after a second: these rules
+//! spare the origin, no viewer depends on them.
 //!
 //! This room stands between `fetch`, which asks, and `peer`, which carries: neither knows the other.
 
@@ -46,6 +48,14 @@ const MAX_ASKED: usize = 3;
 /// costs little, and one that has just started is found again soon.
 const SHUNNED_FOR: Duration = Duration::from_secs(10);
 
+/// How long siblings may take to deliver a segment whole, all of them together, before it is fetched
+/// from the origin: a viewer's REQUEST is held for 1.6 s, so that the origin still has the rest of
+/// it. Measured on a LAN a segment takes some 50 ms once a sibling has it.
+pub const DELIVER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Parts of one answer that may wait for the disk: some 7 MB, more than a segment of high quality.
+pub const MAX_PARTS: usize = 128;
+
 /// Asks under way to the peers: as many downloads as a box of many channels runs at once.
 const QUEUE: usize = 256;
 
@@ -60,13 +70,13 @@ pub struct Ask {
     pub uri: SegmentUri,
     /// Its number there.
     pub sequence: MediaSequence,
-    /// Address of the media playlist, without its query.
+    /// Address of the media playlist, as [`Claim`](crate::wire::Claim) has it.
     pub playlist: String,
     /// Since when this playlist is followed without the encoder starting anew.
     pub epoch_age: Duration,
-    /// Where the answer goes, part by part. It is not bounded by a number of parts, but each packet
-    /// brings its share of the memory budget. Closed before [`Part::End`]: the sibling is gone.
-    pub answer: mpsc::UnboundedSender<Part>,
+    /// Where the answer goes, part by part, each packet with its share of the memory budget. Closed
+    /// before [`Part::End`]: the sibling is gone, or the disk too slow.
+    pub answer: mpsc::Sender<Part>,
 }
 
 /// A part of a sibling's answer.
@@ -85,8 +95,10 @@ pub enum Part {
     End,
     /// It does not have it.
     Lack,
-    /// It should have come and will not, for this reason.
+    /// It cannot come, for this reason, which says nothing of the sibling.
     Failed(&'static str),
+    /// It should have come: the sibling is not to be asked for a while, for this reason.
+    Unreliable(&'static str),
 }
 
 /// How far this box is with a segment.
@@ -115,14 +127,25 @@ struct Inner {
 struct State {
     open: HashMap<ChannelName, Vec<BoxId>>,
     shunned: HashMap<(ChannelName, BoxId), Instant>,
-    efforts: HashMap<(ChannelName, SegmentUri), (Effort, usize)>,
+    /// By the segment's name without its query: where each load of a playlist has other tokens, two
+    /// boxes mean the same segment all the same.
+    efforts: HashMap<(ChannelName, String), Efforts>,
+}
+
+/// What this box does to get one segment, for however many renditions that list it.
+#[derive(Debug)]
+struct Efforts {
+    effort: Effort,
+    attempts: usize,
+    /// Siblings that do not have it either.
+    lacked: Vec<BoxId>,
 }
 
 /// Says, as long as it lives, that this box is after a segment.
 #[derive(Debug)]
 pub struct Attempt {
     siblings: Siblings,
-    key: (ChannelName, SegmentUri),
+    key: (ChannelName, String),
 }
 
 impl Siblings {
@@ -170,6 +193,13 @@ impl Siblings {
         }
     }
 
+    /// Whether there is a channel to this sibling.
+    pub fn is_open(&self, channel: &ChannelName, sibling: &BoxId) -> bool {
+        let state = self.state();
+        let open = state.open.get(channel);
+        open.is_some_and(|open| open.contains(sibling))
+    }
+
     /// Which siblings to ask for a segment at `now`, the best first.
     pub fn to_ask(&self, channel: &ChannelName, uri: &SegmentUri, now: Instant) -> Vec<BoxId> {
         let mut state = self.state();
@@ -207,13 +237,15 @@ impl Siblings {
 
     /// Says that this box is after a segment, and so far asks its siblings.
     pub fn attempt(&self, channel: &ChannelName, uri: &SegmentUri) -> Attempt {
-        let key = (channel.clone(), uri.clone());
+        let key = (channel.clone(), path(uri).to_owned());
         let mut state = self.state();
-        state
-            .efforts
-            .entry(key.clone())
-            .or_insert((Effort::Asking, 0))
-            .1 += 1;
+        let first = || Efforts {
+            effort: Effort::Asking,
+            attempts: 0,
+            lacked: Vec::new(),
+        };
+        let efforts = state.efforts.entry(key.clone()).or_insert_with(first);
+        efforts.attempts += 1;
         drop(state);
         Attempt {
             siblings: self.clone(),
@@ -221,21 +253,29 @@ impl Siblings {
         }
     }
 
-    /// Whether a sibling that asks for this segment, which is not here, should wait for it: it is
-    /// being fetched from the origin, or will be, because the sibling ranks lower than this box
-    /// and so gets no LACK to go and fetch it itself. Of boxes that ask each other in a circle
-    /// one ranks highest: nobody waits for ever.
-    pub fn is_coming(&self, channel: &ChannelName, uri: &SegmentUri, asker: &BoxId) -> bool {
-        let effort = self
-            .state()
-            .efforts
-            .get(&(channel.clone(), uri.clone()))
-            .copied();
-        match effort {
-            None => false,
-            Some((Effort::Fetching, _)) => true,
-            Some((Effort::Asking, _)) => rank(asker, uri) < rank(self.own(), uri),
+    /// A sibling said LACK. Taken down where it is heard, so that it counts for what the same sibling
+    /// asks next.
+    pub fn lacked(&self, channel: &ChannelName, uri: &SegmentUri, sibling: &BoxId) {
+        let mut state = self.state();
+        let key = (channel.clone(), path(uri).to_owned());
+        let efforts = state.efforts.get_mut(&key);
+        if let Some(efforts) = efforts.filter(|efforts| !efforts.lacked.contains(sibling)) {
+            efforts.lacked.push(sibling.clone());
         }
+    }
+
+    /// Whether a sibling that asks for this segment, which is not here, should wait for it: it is
+    /// being fetched from the origin; or it will be, because that sibling has said LACK itself, or
+    /// ranks lower than this box and so gets no LACK to go and fetch it.
+    pub fn is_coming(&self, channel: &ChannelName, uri: &SegmentUri, asker: &BoxId) -> bool {
+        let state = self.state();
+        let key = (channel.clone(), path(uri).to_owned());
+        let Some(efforts) = state.efforts.get(&key) else {
+            return false;
+        };
+        efforts.effort == Effort::Fetching
+            || efforts.lacked.contains(asker)
+            || rank(asker, uri) < rank(self.own(), uri)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -250,8 +290,8 @@ impl Attempt {
     /// From now on it is fetched from the origin.
     pub fn fetching(&self) {
         let mut state = self.siblings.state();
-        if let Some((effort, _)) = state.efforts.get_mut(&self.key) {
-            *effort = Effort::Fetching;
+        if let Some(efforts) = state.efforts.get_mut(&self.key) {
+            efforts.effort = Effort::Fetching;
         }
     }
 }
@@ -259,10 +299,10 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let mut state = self.siblings.state();
-        if let Entry::Occupied(mut effort) = state.efforts.entry(self.key.clone()) {
-            effort.get_mut().1 -= 1;
-            if effort.get().1 == 0 {
-                effort.remove();
+        if let Entry::Occupied(mut efforts) = state.efforts.entry(self.key.clone()) {
+            efforts.get_mut().attempts -= 1;
+            if efforts.get().attempts == 0 {
+                efforts.remove();
             }
         }
     }
@@ -273,6 +313,11 @@ impl Drop for Attempt {
 /// of the compiler may hash otherwise: boxes of different builds then at worst both fetch.
 fn rank(sibling: &BoxId, uri: &SegmentUri) -> (u64, BoxId) {
     let mut hasher = DefaultHasher::new();
-    (sibling.as_str(), uri.as_str()).hash(&mut hasher);
+    (sibling.as_str(), path(uri)).hash(&mut hasher);
     (hasher.finish(), sibling.clone())
+}
+
+fn path(uri: &SegmentUri) -> &str {
+    let uri = uri.as_str();
+    uri.split_once('?').map_or(uri, |(path, _)| path)
 }

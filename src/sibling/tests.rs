@@ -73,6 +73,16 @@ fn of_two_that_ask_each_other_exactly_one_fetches() {
 }
 
 #[test]
+fn a_token_that_differs_for_each_box_makes_no_other_segment() {
+    let (here, there) = two();
+    let (channel, _) = names();
+    let attempt = here.attempt(&channel, &"seg_1.ts?token=here".into());
+    attempt.fetching();
+    let theirs = "seg_1.ts?token=there".into();
+    assert!(here.is_coming(&channel, &theirs, there.own()));
+}
+
+#[test]
 fn a_second_attempt_at_one_segment_outlives_the_first() {
     let (here, there) = two();
     let (channel, uri) = names();
@@ -81,4 +91,18 @@ fn a_second_attempt_at_one_segment_outlives_the_first() {
     second.fetching();
     drop(first);
     assert!(here.is_coming(&channel, &uri, there.own()));
+}
+
+#[test]
+fn a_sibling_that_said_lack_and_then_hears_of_the_segment_waits() {
+    let (here, there) = two();
+    let (channel, _) = names();
+    for number in 0..20 {
+        let uri = SegmentUri::from(format!("seg_{number}.ts"));
+        let attempt = here.attempt(&channel, &uri);
+        here.lacked(&channel, &uri, there.own());
+        assert!(here.is_coming(&channel, &uri, there.own()), "{uri}");
+        drop(attempt);
+        assert!(!here.is_coming(&channel, &uri, there.own()), "{uri}");
+    }
 }

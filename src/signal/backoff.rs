@@ -7,7 +7,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_secs(1);
 
 /// No wait is longer: a viewer that finds no parent pays with WAN traffic.
-pub(crate) const CAP: Duration = Duration::from_secs(30);
+const CAP: Duration = Duration::from_secs(30);
 
 /// How often in a row it went wrong.
 #[derive(Debug, Default)]
@@ -19,16 +19,22 @@ impl Backoff {
     /// How long to wait after one more failure. `random` is uniform in 0..1; the wait is uniform
     /// between nothing and a limit that doubles with each failure up to [`CAP`].
     pub(crate) fn wait(&mut self, random: f64) -> Duration {
-        let limit = FIRST
-            .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
-            .min(CAP);
+        let limit = self.limit();
         self.failures = self.failures.saturating_add(1);
         limit.mul_f64(random.clamp(0.0, 1.0))
     }
 
-    /// It went well: the next failure is the first one again.
-    pub(crate) fn reset(&mut self) {
-        self.failures = 0;
+    /// It went well for so long. If that was longer than the next wait could be, the next failure is
+    /// the first one again; a server that accepts and drops at once is not hammered.
+    pub(crate) fn went_well_for(&mut self, time: Duration) {
+        if time >= self.limit() {
+            self.failures = 0;
+        }
+    }
+
+    fn limit(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+        FIRST.saturating_mul(doubled).min(CAP)
     }
 }
 
@@ -44,7 +50,9 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(backoff.wait(1.0), CAP);
         }
-        backoff.reset();
+        backoff.went_well_for(CAP - Duration::from_secs(1));
+        assert_eq!(backoff.wait(1.0), CAP);
+        backoff.went_well_for(CAP);
         assert_eq!(backoff.wait(1.0), FIRST);
     }
 

@@ -9,16 +9,15 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Message;
-use tokio_tungstenite::{WebSocketStream, connect_async_tls_with_config};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use super::backoff::{self, Backoff};
+use super::backoff::Backoff;
 use super::messages::{ClientMessage, ServerMessage, dc_id};
-use super::{DataForm, SignalData, tls, websocket_config};
+use super::{DataForm, Dialer, SignalData};
 use crate::ids::{ChannelId, PeerId};
 use crate::metrics::ChannelMetrics;
 
@@ -30,9 +29,6 @@ const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// A socket silent for this long is dead: two pings went unanswered (field.md item 5).
 const DEAD_AFTER: Duration = Duration::from_secs(40);
-
-/// Name, TCP, TLS and upgrade together.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// From `enter` to `accept`.
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
@@ -46,12 +42,23 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// Which channel, where.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// `ws://` or `wss://`.
-    pub url: Url,
+    /// The way to the server, shared by all channels.
+    pub dialer: Arc<Dialer>,
     /// What viewers enter.
     pub channel: ChannelId,
-    /// What is reported; finite, not negative.
+    /// What the server wants to see from who enters.
+    pub token: Option<String>,
+    /// What is reported.
+    pub load: watch::Receiver<Load>,
+}
+
+/// How much the box has to give in a channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// The mean of what it holds; finite, not negative.
     pub level: f64,
+    /// How many more viewers it takes.
+    pub room: u32,
 }
 
 /// What the server tells the box.
@@ -131,7 +138,7 @@ pub async fn run(
     metrics: Arc<ChannelMetrics>,
     stop: CancellationToken,
 ) {
-    let url = config.url.clone();
+    let dialer = Arc::clone(&config.dialer);
     let client = Client {
         config,
         commands,
@@ -141,21 +148,7 @@ pub async fn run(
         accepted: None,
     };
     // Connecting takes much more state than being connected: it is kept for that time only.
-    client.run(|| Box::pin(dial(url.clone()))).await;
-}
-
-async fn dial(url: Url) -> Result<WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, String> {
-    let connector = tls::connector(&url)?;
-    let config = Some(websocket_config());
-    let connect = connect_async_tls_with_config(url.as_str(), config, true, Some(connector));
-    match timeout(CONNECT_WITHIN, connect).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!(
-            "no connection within {} s",
-            CONNECT_WITHIN.as_secs()
-        )),
-    }
+    client.run(|| Box::pin(dialer.dial())).await;
 }
 
 struct Client {
@@ -197,13 +190,9 @@ impl Client {
             let End::Lost(reason) = end else { return };
             if let Some((_, since)) = &accepted {
                 trouble = None;
-                // A server that accepts and drops at once is not to be hammered either.
-                if since.elapsed() >= backoff::CAP {
-                    backoff.reset();
-                }
+                backoff.went_well_for(since.elapsed());
             }
-            let ClientConfig { url, channel, .. } = &self.config;
-            let text = format!("channel {channel}: signalling server {url}: {reason}");
+            let text = format!("{}: {reason}", self.whereabouts());
             if trouble.as_ref() == Some(&reason) {
                 log::debug!("{text}");
             } else {
@@ -244,15 +233,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let channel = self.config.channel.clone();
-        if let Err(end) = say(
-            &mut socket,
-            ClientMessage::Enter {
-                channel,
-                token: None,
-            },
-        )
-        .await
-        {
+        let token = self.config.token.clone();
+        if let Err(end) = say(&mut socket, ClientMessage::Enter { channel, token }).await {
             return end;
         }
         let events = self.events.clone();
@@ -263,6 +245,8 @@ impl Client {
         let mut ping_at = heard + PING_EVERY;
         // Until accepted, when that must have happened; then, when the level is due.
         let mut due = heard + ACCEPT_WITHIN;
+        // Whether the server has last been told that there is no room.
+        let mut full = false;
         loop {
             let dead_at = heard + DEAD_AFTER;
             let done = tokio::select! {
@@ -312,12 +296,21 @@ impl Client {
                         None => Ok(()),
                     },
                 },
+                // A scheduler should not send anybody to a full box, nor pass over one that is not.
+                Ok(()) = self.config.load.changed(), if self.accepted.is_some() => {
+                    if (self.config.load.borrow_and_update().room == 0) != full {
+                        due = Instant::now();
+                    }
+                    Ok(())
+                }
                 () = sleep_until(due) => {
                     if self.accepted.is_some() {
                         due = Instant::now() + LEVEL_EVERY;
                         let channel = Some(self.config.channel.clone());
-                        let level = self.config.level;
-                        say(&mut socket, ClientMessage::Level { channel, level, room: None }).await
+                        let Load { level, room } = *self.config.load.borrow();
+                        full = room == 0;
+                        let room = Some(room);
+                        say(&mut socket, ClientMessage::Level { channel, level, room }).await
                     } else {
                         Err(End::Lost("it does not answer to enter".to_owned()))
                     }
@@ -352,21 +345,19 @@ impl Client {
             Some(Ok(Message::Close(None))) | None => {
                 return Err(End::Lost("it closed the connection".to_owned()));
             }
+            Some(Ok(Message::Binary(_))) => return Ok(self.ignore("a binary message")),
+            // Pings are answered further down, and any sign of life will do for a pong.
             Some(Ok(_)) => return Ok(None),
             Some(Err(error)) => return Err(End::Lost(error.to_string())),
         };
         let message = match ServerMessage::parse(&text) {
             Ok(Some(message)) => message,
-            Ok(None) => return Ok(None),
-            Err(refusal) => {
-                log::debug!("signalling: ignored a message of the server: {refusal}");
-                return Ok(None);
-            }
+            Ok(None) => return Ok(self.ignore("an unknown action")),
+            Err(refusal) => return Ok(self.ignore(&refusal.to_string())),
         };
         Ok(match message {
             ServerMessage::Accept { peer_id, .. } => {
-                let ClientConfig { url, channel, .. } = &self.config;
-                log::info!("channel {channel}: signalling server {url}: accepted as {peer_id}");
+                log::info!("{}: accepted as {peer_id}", self.whereabouts());
                 self.metrics.signal_connected.store(true, Ordering::Relaxed);
                 self.accepted = Some((peer_id.clone(), Instant::now()));
                 Some(Event::Accepted { peer_id })
@@ -377,10 +368,7 @@ impl Client {
                     data,
                     form,
                 }),
-                None => {
-                    log::debug!("signalling: ignored what {from_peer_id} sent");
-                    None
-                }
+                None => self.ignore(&format!("what {from_peer_id} signals")),
             },
             ServerMessage::Connect {
                 to_peer_id,
@@ -396,6 +384,20 @@ impl Client {
             // We never asked.
             ServerMessage::Parents { .. } => None,
         })
+    }
+
+    /// Counts what could not be understood.
+    fn ignore(&self, what: &str) -> Option<Event> {
+        self.metrics.signal_ignored.add(1);
+        log::debug!("{}: ignored: {what}", self.whereabouts());
+        None
+    }
+
+    fn whereabouts(&self) -> String {
+        let ClientConfig {
+            dialer, channel, ..
+        } = &self.config;
+        format!("channel {channel}: signalling server {}", dialer.shown())
     }
 
     fn command(&self, command: Command) -> Option<ClientMessage> {

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use tokio::io::DuplexStream;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use url::Url;
 
+use super::super::dial::client_config;
+use super::super::messages::MAX_MESSAGE;
 use super::*;
 
 type Socket = WebSocketStream<DuplexStream>;
@@ -15,6 +18,7 @@ struct Stage {
     commands: mpsc::Sender<Command>,
     events: mpsc::Receiver<Event>,
     metrics: Arc<ChannelMetrics>,
+    load: watch::Sender<Load>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -26,11 +30,17 @@ impl Stage {
         let (to_daemon, events) = mpsc::channel(2);
         let metrics = Arc::new(ChannelMetrics::default());
         let stop = CancellationToken::new();
+        let load = watch::Sender::new(Load {
+            level: 100.0,
+            room: 64,
+        });
+        let url = Url::parse("ws://server.test/ws").unwrap();
         let client = Client {
             config: ClientConfig {
-                url: Url::parse("ws://server.test/ws").unwrap(),
+                dialer: Arc::new(Dialer::new(url, Vec::new())),
                 channel: ChannelId::from("news"),
-                level: 100.0,
+                token: None,
+                load: load.subscribe(),
             },
             commands: from_stage,
             events: to_daemon,
@@ -42,7 +52,7 @@ impl Stage {
             let to_stage = to_stage.clone();
             async move {
                 let (near, far) = tokio::io::duplex(1 << 20);
-                let config = Some(websocket_config());
+                let config = Some(client_config());
                 let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
                 to_stage.send(far).await.map_err(|_| "refused".to_owned())?;
                 Ok(WebSocketStream::from_raw_socket(near, Role::Client, config).await)
@@ -53,6 +63,7 @@ impl Stage {
             commands,
             events,
             metrics,
+            load,
             stop,
             task,
         }
@@ -74,7 +85,7 @@ impl Stage {
         assert_eq!(self.events.recv().await, Some(Event::Accepted { peer_id }));
         assert_eq!(
             told(&mut socket).await,
-            json!({"action": "level", "channel": "news", "level": 100.0})
+            json!({"action": "level", "channel": "news", "level": 100.0, "room": 64})
         );
         assert!(self.connected());
         socket
@@ -111,6 +122,28 @@ async fn the_level_is_reported_at_once_and_every_thirty_seconds() {
     for report in 1..=5 {
         assert_eq!(told(&mut socket).await["level"], 100.0);
         assert_eq!(start.elapsed().as_secs(), 30 * report);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_box_that_becomes_full_or_has_room_again_says_so_at_once() {
+    let mut stage = Stage::new();
+    let mut socket = stage.accept(json!("me")).await;
+    let report = |level, room| Load { level, room };
+    for (told_at_once, load) in [
+        (false, report(7.0, 63)),
+        (true, report(8.0, 0)),
+        (false, report(9.0, 0)),
+        (true, report(10.0, 1)),
+    ] {
+        let start = Instant::now();
+        stage.load.send_replace(load);
+        let said = told(&mut socket).await;
+        assert_eq!(
+            (&said["level"], &said["room"]),
+            (&json!(load.level), &json!(load.room))
+        );
+        assert_eq!(start.elapsed() == Duration::ZERO, told_at_once, "{load:?}");
     }
 }
 
@@ -239,27 +272,36 @@ async fn commands_of_a_lost_session_are_dropped() {
 async fn garbage_from_a_server_is_ignored() {
     let mut stage = Stage::new();
     let mut socket = stage.accept(json!("me")).await;
-    for garbage in [
+    let list: Vec<Value> = (0..2000)
+        .map(|id| json!({"peer_id": format!("peer number {id}"), "ul_bw": 1}))
+        .collect();
+    let long = json!({"action": "parents", "nodes": list}).to_string();
+    assert!(long.len() > MAX_MESSAGE);
+    let garbage = [
         "",
         "hello",
         "[]",
         "{}",
         r#"{"action":"signal"}"#,
+        r#"{"action":"signal","from_peer_id":"a","data":7}"#,
         r#"{"action":"x"}"#,
-    ] {
+        &long,
+    ];
+    for garbage in garbage {
         socket.send(Message::text(garbage)).await.unwrap();
     }
     socket.send(Message::binary(vec![0; 1000])).await.unwrap();
     tell(&mut socket, json!({"action": "disconnect", "peers": ["a"]})).await;
     let peers = vec![PeerId::from("a")];
     assert_eq!(stage.events.recv().await, Some(Event::Drop { peers }));
+    assert_eq!(stage.metrics.signal_ignored.get(), garbage.len() as u64 + 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_huge_frame_costs_the_session_and_nothing_more() {
     let mut stage = Stage::new();
     let mut socket = stage.accept(json!("first")).await;
-    let huge = Message::binary(vec![0; 1 << 20]);
+    let huge = Message::binary(vec![0; (1 << 20) + 1]);
     // The client may hang up while this is being written.
     let _ = socket.send(huge).await;
     assert_eq!(stage.events.recv().await, Some(Event::Lost));

@@ -16,6 +16,10 @@ use crate::ids::{ChannelId, PeerId};
 /// description with every candidate of a machine with many interfaces a few thousand.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
+/// Bytes of the `data` of a signal that we relay: four times a session description with many
+/// candidates, so that no peer fills another's outbox with a few messages.
+pub const MAX_DATA: usize = 16 * 1024;
+
 /// Bytes of a peer id at most; 300 characters were seen (protocol.md section 3).
 pub const MAX_ID: usize = 1024;
 
@@ -230,7 +234,7 @@ impl ClientMessage {
             Some("signal") => Self::Signal {
                 channel: channel()?,
                 to_peer_id: id("to_peer_id", fields.to_peer_id)?,
-                data: fields.data()?,
+                data: relayed(fields.data()?)?,
             },
             Some("dc_opened") => Self::DcOpened {
                 channel: channel()?,
@@ -371,6 +375,16 @@ impl<'a> Fields<'a> {
         }
         id("to_peer_id", self.to_peer_id.or(self.peer_id)).map(|id| vec![id])
     }
+}
+
+fn relayed(data: Box<RawValue>) -> Result<Box<RawValue>, Refusal> {
+    if data.get().len() > MAX_DATA {
+        return Err(Refusal::Wrong {
+            field: "data",
+            expected: format!("of at most {MAX_DATA} bytes"),
+        });
+    }
+    Ok(data)
 }
 
 fn value<T: DeserializeOwned>(

@@ -4,8 +4,10 @@
 //! ```text
 //! messages, data   text ↔ types, in both directions (pure)
 //! backoff, rate    when to try again, how fast a peer may speak (pure)
-//! swarm, pairing   who is in which channel, and paired with whom (pure)
+//! swarm            who is in which channel (pure)
+//! pairing, member  who is paired with whom, and how good a parent somebody makes (pure)
 //! client           the box at a signalling server, ours or a foreign one: one task for a channel
+//! dial             the way there, which the clients share
 //! server           the embedded signalling server: sockets around `swarm`
 //! ```
 //!
@@ -14,6 +16,8 @@
 mod backoff;
 pub mod client;
 mod data;
+mod dial;
+mod member;
 pub mod messages;
 mod pairing;
 mod rate;
@@ -24,6 +28,7 @@ mod tls;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 pub use self::data::{DataForm, SiblingProof, SignalData};
+pub use self::dial::Dialer;
 
 /// How every WebSocket of this room is set up, at either end.
 fn websocket_config() -> WebSocketConfig {

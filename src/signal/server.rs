@@ -1,36 +1,46 @@
-//! The embedded signalling server: sockets around [`Swarms`]. One task for each socket; what a
-//! peer says goes into the state machine under one lock, what comes out goes into the bounded
-//! outboxes of other sockets under the same lock. So a parent's `connect` is in its outbox before
-//! its child can have heard of it, and nobody ever waits for a slow socket: it is dropped.
+//! The embedded signalling server: sockets around [`Swarms`](super::swarm::Swarms). One task for
+//! each socket; what a peer says goes into the state machine under one lock, what comes out goes
+//! into the bounded outboxes of other sockets under the same lock. So a parent's `connect` is in
+//! its outbox before its child can have heard of it, and nobody ever waits for a slow socket: what
+//! peers send it is dropped, and in the end the socket.
 
-use std::collections::{HashMap, VecDeque};
+mod door;
+mod error;
+mod hub;
+
 use std::fmt;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::messages::{ClientMessage, MAX_MESSAGE, ServerMessage};
+use self::door::Door;
+pub use self::error::SignalError;
+use self::hub::{Hub, Seat};
+use super::messages::{ClientMessage, ServerMessage};
 use super::rate::TokenBucket;
-use super::swarm::{Outbound, SocketId, Swarms};
-use super::websocket_config;
-use crate::ids::PeerId;
+use super::{tls, websocket_config};
+use crate::config::SignalServerConfig;
+use crate::metrics::{Refused, SignalServerMetrics};
 
-/// Sockets at once, those in their handshake included: the ten thousand viewers of a big venue,
-/// and some that are just reconnecting.
-const MAX_SOCKETS: usize = 12_000;
+/// Sockets at once that are told why they are turned away; further ones are just closed, so that
+/// refusing costs little however many come.
+const MAX_TURNED_AWAY: usize = 64;
 
-/// An honest handshake is one round trip; this allows for a bad radio link.
+/// An honest handshake is two or three round trips; this allows for a bad radio link.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Pages enter as soon as the socket is open.
@@ -42,101 +52,65 @@ const PING_AFTER: Duration = Duration::from_secs(40);
 /// A socket silent for this long is dead: it missed a report and a ping.
 const DEAD_AFTER: Duration = Duration::from_secs(75);
 
-/// A write that takes longer is to a socket that is gone or does not read.
+/// All that waits for a socket is written within this time, or the socket is gone or does not
+/// read.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 
 /// For the closing frame: a courtesy that is not waited for.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Bytes that may wait for one socket: a box of 64 viewers whose offers all come at once, four
-/// times over.
-const MAX_OUTBOX: usize = 256 * 1024;
+/// For all closing frames when the server stops; the daemon waits no longer than 2 s.
+const STOP_WITHIN: Duration = Duration::from_millis(1500);
+
+/// How often it is looked whether a pair has not come about in time.
+const TICK: Duration = Duration::from_secs(1);
 
 /// The pause after `accept` failed, as when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why the server cannot start.
-#[derive(Debug)]
-pub enum SignalError {
-    /// Somebody else listens there.
-    AddressInUse {
-        /// The address.
-        addr: SocketAddr,
-    },
-    /// The address is none of this machine's.
-    AddressNotAvailable {
-        /// The address.
-        addr: SocketAddr,
-    },
-    /// The port is privileged.
-    Permission {
-        /// The address.
-        addr: SocketAddr,
-    },
-    /// Anything else.
-    Listen {
-        /// The address.
-        addr: SocketAddr,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl fmt::Display for SignalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AddressInUse { addr } => write!(
-                f,
-                "the signalling server cannot listen on {addr}: another program does; stop that \
-                 one, or choose another port in [signal-server] listen"
-            ),
-            Self::AddressNotAvailable { addr } => write!(
-                f,
-                "the signalling server cannot listen on {addr}: this machine has no such address; \
-                 use 0.0.0.0:{port} for all of its addresses in [signal-server] listen",
-                port = addr.port()
-            ),
-            Self::Permission { addr } => write!(
-                f,
-                "the signalling server may not listen on {addr}: choose a port from 1024 on in \
-                 [signal-server] listen, or grant CAP_NET_BIND_SERVICE"
-            ),
-            Self::Listen { addr, source } => {
-                write!(f, "the signalling server cannot listen on {addr}: {source}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for SignalError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Listen { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
-
 /// A signalling server that listens.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     addr: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    door: Arc<Door>,
+    hub: Arc<Hub>,
 }
 
 impl Server {
     /// Starts to listen; port 0 takes any free one.
-    pub async fn bind(listen: SocketAddr) -> Result<Self, SignalError> {
-        let addr = listen;
+    ///
+    /// # Errors
+    /// [`SignalError`] when the address cannot be had or the certificate cannot be used.
+    pub async fn bind(
+        config: SignalServerConfig,
+        metrics: Arc<SignalServerMetrics>,
+    ) -> Result<Self, SignalError> {
+        let tls = acceptor(&config)?;
+        let addr = config.listen;
         let explain = |source: std::io::Error| match source.kind() {
             ErrorKind::AddrInUse => SignalError::AddressInUse { addr },
             ErrorKind::AddrNotAvailable => SignalError::AddressNotAvailable { addr },
             ErrorKind::PermissionDenied => SignalError::Permission { addr },
             _ => SignalError::Listen { addr, source },
         };
-        let listener = TcpListener::bind(listen).await.map_err(explain)?;
+        let listener = TcpListener::bind(addr).await.map_err(explain)?;
         let addr = listener.local_addr().map_err(explain)?;
-        Ok(Self { listener, addr })
+        Ok(Self {
+            listener,
+            addr,
+            tls,
+            door: Door::new(config.max_sockets_per_address),
+            hub: Hub::new(config.token, metrics),
+        })
+    }
+
+    /// Looks whether the certificate can be used, without listening.
+    ///
+    /// # Errors
+    /// [`SignalError::Unreadable`] and [`SignalError::Certificate`].
+    pub fn check(config: &SignalServerConfig) -> Result<(), SignalError> {
+        acceptor(config).map(|_| ())
     }
 
     /// Where it listens.
@@ -147,194 +121,194 @@ impl Server {
     /// Serves until `stop`, whatever the path of the WebSocket; then closes every socket.
     pub async fn run(self, stop: CancellationToken) {
         log::info!("signalling server: listening on {}", self.addr);
-        let hub = Arc::new(Hub::default());
-        let places = Arc::new(Semaphore::new(MAX_SOCKETS));
+        let turning_away = Arc::new(Semaphore::new(MAX_TURNED_AWAY));
         let tasks = TaskTracker::new();
-        let mut trouble = false;
+        let mut trouble = None;
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                _ = ticks.tick() => {
+                    self.hub.tick(Instant::now());
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
-            let place = Arc::clone(&places).try_acquire_owned();
-            let refused = match (&accepted, &place) {
-                (Err(error), _) => Some(format!("{error}")),
-                (_, Err(_)) => Some(format!("all {MAX_SOCKETS} places are taken")),
-                _ => None,
+            let (stream, from) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    turns_away(&mut trouble, Some(error.to_string()));
+                    sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
-            match (&refused, trouble) {
-                (Some(why), false) => log::warn!("signalling server: turns peers away: {why}"),
-                (None, true) => log::info!("signalling server: takes peers again"),
-                _ => {}
-            }
-            trouble = refused.is_some();
-            match (accepted, place) {
-                (Ok((stream, from)), Ok(place)) => {
-                    let (hub, stop) = (Arc::clone(&hub), stop.clone());
+            let visit = Visit {
+                hub: Arc::clone(&self.hub),
+                tls: self.tls.clone(),
+                stop: stop.clone(),
+            };
+            match self.door.enter(from.ip()) {
+                Ok(place) => {
+                    turns_away(&mut trouble, None);
                     tasks.spawn(async move {
-                        let why = serve(stream, hub, stop).await;
+                        let (Ok(why) | Err(why)) = visit.serve(stream, from.ip(), None).await;
                         log::debug!("signalling server: {from} ended: {why}");
                         drop(place);
                     });
                 }
-                (Ok(_), Err(_)) => {}
-                (Err(_), _) => sleep(ACCEPT_PAUSE).await,
+                Err(refused) => {
+                    self.hub.metrics.refused(refused).add(1);
+                    if refused == Refused::Sockets {
+                        turns_away(&mut trouble, Some(told(refused).to_owned()));
+                    }
+                    log::debug!(
+                        "signalling server: {from} is turned away: {}",
+                        told(refused)
+                    );
+                    if let Ok(permit) = Arc::clone(&turning_away).try_acquire_owned() {
+                        tasks.spawn(async move {
+                            let _ = visit.serve(stream, from.ip(), Some(refused)).await;
+                            drop(permit);
+                        });
+                    }
+                }
             }
         }
         tasks.close();
-        tasks.wait().await;
+        if timeout(STOP_WITHIN, tasks.wait()).await.is_err() {
+            log::debug!("signalling server: {} sockets are cut", tasks.len());
+        }
         log::info!("signalling server: stopped");
     }
 }
 
-/// The state machine and the way back to the sockets.
-#[derive(Default)]
-struct Hub(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    swarms: Swarms,
-    outboxes: HashMap<SocketId, Outbox>,
-    sockets: u64,
+fn acceptor(config: &SignalServerConfig) -> Result<Option<TlsAcceptor>, SignalError> {
+    config.tls.as_ref().map(tls::acceptor).transpose()
 }
 
-/// What waits for one socket. Empty it owns no memory.
-struct Outbox {
-    waiting: VecDeque<String>,
-    bytes: usize,
-    filled: Arc<Notify>,
+/// Says once that nobody is taken any more, and once that all is well again.
+fn turns_away(trouble: &mut Option<String>, now: Option<String>) {
+    match (&trouble, &now) {
+        (None, Some(why)) => log::warn!("signalling server: turns everybody away: {why}"),
+        (Some(_), None) => log::info!("signalling server: takes peers again"),
+        _ => {}
+    }
+    *trouble = now;
 }
 
-/// A socket's place in the hub; dropping it means that the socket has gone.
-struct Seat {
+/// What a peer is told that is refused.
+fn told(refused: Refused) -> &'static str {
+    match refused {
+        Refused::Sockets => "the server has no place left",
+        Refused::Address => "the server has too many sockets of this address",
+        Refused::Handshake => "no WebSocket came about",
+        Refused::Idle => "it entered no channel",
+        Refused::Slow => "it reads too slowly",
+        Refused::Token => "the server asks for a token, and this is not the one",
+        Refused::Entries => "this socket is in too many channels",
+        Refused::Channels => "the server has too many channels",
+        Refused::Peers => "the channel has too many peers",
+        Refused::Message => "the message is too long, or not of the protocol",
+        Refused::Rate => "it speaks too fast",
+        Refused::Unroutable => "nobody of that id is in the channel",
+        Refused::Flood => "too much waits for that peer",
+    }
+}
+
+/// Why a socket ends when the server does.
+const STOPS: &str = "the server stops";
+
+/// How a conversation ended: in words, with a code if the peer is to be told.
+type End = (Option<CloseCode>, String);
+
+/// What a socket's task needs of the server.
+struct Visit {
     hub: Arc<Hub>,
-    id: SocketId,
-    filled: Arc<Notify>,
+    tls: Option<TlsAcceptor>,
+    stop: CancellationToken,
 }
 
-impl Hub {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Visit {
+    /// Serves one socket until it ends, or only tells it why it is `refused`; says why it ended.
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        from: IpAddr,
+        refused: Option<Refused>,
+    ) -> Result<String, String> {
+        let deadline = Instant::now() + HANDSHAKE_WITHIN;
+        // Messages are small and somebody waits for each; without it is slower, not wrong.
+        let _ = stream.set_nodelay(true);
+        match &self.tls {
+            Some(tls) if !self.step(deadline, speaks_plainly(&stream, from)).await? => {
+                let stream = self.step(deadline, Box::pin(tls.accept(stream))).await?;
+                // Apart, so that a plain socket's task is no larger than it needs to be.
+                Box::pin(self.meet(stream, deadline, refused)).await
+            }
+            _ => self.meet(stream, deadline, refused).await,
+        }
     }
 
-    fn join(self: Arc<Self>) -> Seat {
-        let filled = Arc::new(Notify::new());
-        let mut state = self.state();
-        let id = SocketId(state.sockets);
-        state.sockets += 1;
-        let outbox = Outbox {
-            waiting: VecDeque::new(),
-            bytes: 0,
-            filled: Arc::clone(&filled),
+    async fn meet<S>(
+        &self,
+        stream: S,
+        deadline: Instant,
+        refused: Option<Refused>,
+    ) -> Result<String, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Apart, so that its state does not stay with the socket.
+        let handshake = Box::pin(accept_async_with_config(stream, Some(websocket_config())));
+        let mut socket = self.step(deadline, handshake).await?;
+        let (code, why) = match refused {
+            Some(refused) => (Some(CloseCode::Again), told(refused).to_owned()),
+            None => talk(&mut socket, &self.hub.join(), &self.stop).await,
         };
-        state.outboxes.insert(id, outbox);
-        drop(state);
-        Seat {
-            hub: self,
-            id,
-            filled,
+        if let Some(code) = code {
+            let reason = why.clone().into();
+            let frame = CloseFrame { code, reason };
+            let _ = timeout(CLOSE_WITHIN, socket.close(Some(frame))).await;
         }
+        Ok(why)
+    }
+
+    /// One step of a handshake.
+    async fn step<T, E: fmt::Display>(
+        &self,
+        deadline: Instant,
+        step: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, String> {
+        let why = tokio::select! {
+            () = self.stop.cancelled() => return Err(STOPS.to_owned()),
+            done = timeout_at(deadline, step) => match done {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) => format!("handshake: {error}"),
+                Err(_) => "handshake: too slow".to_owned(),
+            },
+        };
+        self.hub.metrics.refused(Refused::Handshake).add(1);
+        Err(why)
     }
 }
 
-impl State {
-    /// Puts messages into outboxes, in their order. A socket whose outbox is full is gone.
-    fn post(&mut self, out: Outbound, now: Instant) {
-        let mut out = VecDeque::from(out);
-        while let Some((socket, message)) = out.pop_front() {
-            let Some(outbox) = self.outboxes.get_mut(&socket) else {
-                continue;
-            };
-            let text = message.to_json();
-            if text.len() > MAX_MESSAGE {
-                // A relayed signal is two bytes longer than it came (`from` for `to`). The box
-                // would hang up on it, and any page could cut it off from its viewers.
-                log::debug!("signalling server: dropped a signal that is too long to relay");
-                continue;
-            }
-            if outbox.bytes + text.len() <= MAX_OUTBOX {
-                outbox.bytes += text.len();
-                outbox.waiting.push_back(text);
-                outbox.filled.notify_one();
-            } else if let Some(outbox) = self.outboxes.remove(&socket) {
-                outbox.filled.notify_one();
-                out.extend(self.swarms.gone(socket, now.into_std()));
-            }
-        }
+/// Whether this is a socket of this machine without TLS: the box itself, for which there is no
+/// certificate. A TLS client begins with a handshake record (RFC 8446 section 5.1), type 22.
+async fn speaks_plainly(stream: &TcpStream, from: IpAddr) -> std::io::Result<bool> {
+    if stream.local_addr()?.ip() != from {
+        return Ok(false);
     }
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    Ok(first != [22])
 }
 
-impl Seat {
-    fn receive(&self, message: ClientMessage, now: Instant) {
-        // 128 random bits in 32 characters: nobody guesses the id of another peer.
-        let fresh = PeerId::from(format!("{:032x}", rand::random::<u128>()));
-        let mut state = self.hub.state();
-        let out = state
-            .swarms
-            .receive(self.id, message, fresh, now.into_std());
-        state.post(out, now);
-    }
-
-    fn send(&self, message: ServerMessage, now: Instant) {
-        self.hub.state().post(vec![(self.id, message)], now);
-    }
-
-    /// What is to be sent now; `None`: it was too much.
-    fn collect(&self) -> Option<VecDeque<String>> {
-        let mut state = self.hub.state();
-        let outbox = state.outboxes.get_mut(&self.id)?;
-        outbox.bytes = 0;
-        Some(std::mem::take(&mut outbox.waiting))
-    }
-
-    fn has_entered(&self) -> bool {
-        self.hub.state().swarms.has_entered(self.id)
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut state = self.hub.state();
-        state.outboxes.remove(&self.id);
-        let now = Instant::now();
-        let out = state.swarms.gone(self.id, now.into_std());
-        state.post(out, now);
-    }
-}
-
-/// Serves one socket until it ends; says why it did.
-async fn serve(stream: TcpStream, hub: Arc<Hub>, stop: CancellationToken) -> String {
-    // Messages are small and somebody waits for each; without it is slower, not wrong.
-    let _ = stream.set_nodelay(true);
-    // Apart, so that its state does not stay with the socket.
-    let handshake = Box::pin(accept_async_with_config(stream, Some(websocket_config())));
-    let mut socket = tokio::select! {
-        () = stop.cancelled() => return "the server stops".to_owned(),
-        done = timeout(HANDSHAKE_WITHIN, handshake) => match done {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(error)) => return format!("handshake: {error}"),
-            Err(_) => return "handshake: too slow".to_owned(),
-        },
-    };
-    let (code, why) = talk(&mut socket, &hub.join(), &stop).await;
-    if let Some(code) = code {
-        let reason = why.clone().into();
-        let _ = timeout(
-            CLOSE_WITHIN,
-            socket.close(Some(CloseFrame { code, reason })),
-        )
-        .await;
-    }
-    why
-}
-
-/// Passes messages in both directions; says why that ended, with a code if the peer is to be told.
-async fn talk(
-    socket: &mut WebSocketStream<TcpStream>,
-    seat: &Seat,
-    stop: &CancellationToken,
-) -> (Option<CloseCode>, String) {
-    let end = |code: CloseCode, why: &str| (Some(code), why.to_owned());
+/// Passes messages in both directions until that ends.
+async fn talk<S>(socket: &mut WebSocketStream<S>, seat: &Seat, stop: &CancellationToken) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let mut heard = Instant::now();
     let mut bucket = TokenBucket::new(heard.into_std());
     let mut pinged = false;
@@ -346,23 +320,23 @@ async fn talk(
             None => silence,
         };
         tokio::select! {
-            () = stop.cancelled() => return end(CloseCode::Away, "the server stops"),
-            () = seat.filled.notified() => {
+            () = stop.cancelled() => return (Some(CloseCode::Away), STOPS.to_owned()),
+            () = seat.filled() => {
                 let Some(waiting) = seat.collect() else {
-                    return end(CloseCode::Policy, "it reads too slowly");
+                    return refuse(seat, CloseCode::Policy, Refused::Slow);
                 };
-                for text in waiting {
-                    match timeout(SEND_WITHIN, socket.send(Message::text(text))).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => return (None, error.to_string()),
-                        Err(_) => return (None, "it does not read".to_owned()),
-                    }
+                let messages = waiting.into_iter().map(Message::text);
+                if let Err(end) = send(socket, seat, messages, stop).await {
+                    return end;
                 }
             }
             message = socket.next() => {
                 let message = match message {
                     Some(Ok(message)) => message,
-                    Some(Err(error)) => return (Some(CloseCode::Policy), error.to_string()),
+                    Some(Err(Error::Capacity(_))) => {
+                        return refuse(seat, CloseCode::Size, Refused::Message);
+                    }
+                    Some(Err(error)) => return (Some(CloseCode::Protocol), error.to_string()),
                     None => return (None, "it closed".to_owned()),
                 };
                 heard = Instant::now();
@@ -374,40 +348,85 @@ async fn talk(
                         false => outside_since.or(Some(heard)),
                     };
                 } else if message.is_binary() {
-                    log::debug!("signalling server: ignored a binary message");
+                    seat.refused(Refused::Message);
                 }
                 // Whoever speaks too fast waits, and nobody else does.
-                sleep(bucket.take(heard.into_std())).await;
+                let wait = bucket.take(heard.into_std(), seat.children());
+                if !wait.is_zero() {
+                    seat.refused(Refused::Rate);
+                    sleep(wait).await;
+                }
             }
             () = sleep_until(deadline) => {
                 let now = Instant::now();
                 if outside_since.is_some_and(|since| now >= since + ENTER_WITHIN) {
-                    return end(CloseCode::Policy, "it entered no channel");
+                    return refuse(seat, CloseCode::Policy, Refused::Idle);
                 }
                 if pinged {
                     return (None, "it is silent".to_owned());
                 }
                 pinged = true;
-                let ping = socket.send(Message::Ping(Default::default()));
-                if !matches!(timeout(SEND_WITHIN, ping).await, Ok(Ok(()))) {
-                    return (None, "it does not read".to_owned());
+                let ping = [Message::Ping(Default::default())];
+                if let Err(end) = send(socket, seat, ping, stop).await {
+                    return end;
                 }
             }
         }
     }
 }
 
+fn refuse(seat: &Seat, code: CloseCode, what: Refused) -> End {
+    seat.refused(what);
+    (Some(code), told(what).to_owned())
+}
+
+/// Writes the messages; all of them together have [`SEND_WITHIN`].
+async fn send<S>(
+    socket: &mut WebSocketStream<S>,
+    seat: &Seat,
+    messages: impl IntoIterator<Item = Message>,
+    stop: &CancellationToken,
+) -> Result<(), End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let all = async {
+        for message in messages {
+            socket.send(message).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    tokio::select! {
+        () = stop.cancelled() => Err((Some(CloseCode::Away), STOPS.to_owned())),
+        sent = timeout(SEND_WITHIN, all) => match sent {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err((None, error.to_string())),
+            Err(_) => {
+                let (_, why) = refuse(seat, CloseCode::Policy, Refused::Slow);
+                Err((None, why))
+            }
+        },
+    }
+}
+
 fn hear(seat: &Seat, text: &str, now: Instant) {
-    match ClientMessage::parse(text) {
-        Ok(Some(message)) => seat.receive(message, now),
-        Ok(None) => {}
-        Err(refusal) => {
-            log::debug!("signalling server: refused a message: {refusal}");
-            // A page that cannot enter is told why; one that is in goes on.
-            if !seat.has_entered() {
-                let reason = Some(refusal.to_string());
-                seat.send(ServerMessage::Reject { reason }, now);
+    let (refused, reason) = match ClientMessage::parse(text) {
+        Ok(None) => return,
+        Ok(Some(message)) => {
+            let enters = matches!(message, ClientMessage::Enter { .. });
+            match seat.receive(message, now) {
+                Ok(()) => return,
+                Err(refused) => (refused, enters.then(|| told(refused).to_owned())),
             }
         }
+        // A page that cannot enter is told why; one that is in goes on.
+        Err(refusal) => {
+            let outside = !seat.has_entered();
+            (Refused::Message, outside.then(|| refusal.to_string()))
+        }
+    };
+    seat.refused(refused);
+    if reason.is_some() {
+        seat.send(ServerMessage::Reject { reason }, now);
     }
 }

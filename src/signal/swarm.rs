@@ -10,9 +10,12 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 
+pub use super::member::SocketId;
 use super::messages::{ClientMessage, ServerMessage};
+pub use super::pairing::Outbound;
 use super::pairing::Swarm;
 use crate::ids::{ChannelId, PeerId};
+use crate::metrics::Refused;
 
 /// Channels that one socket may be in; pages were seen to enter up to four times.
 pub const MAX_ENTRIES: usize = 8;
@@ -20,40 +23,46 @@ pub const MAX_ENTRIES: usize = 8;
 /// Channels at once, so that invented names cannot fill the memory.
 pub const MAX_CHANNELS: usize = 1024;
 
-/// A socket as the server numbers it; a number is never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId(pub u64);
-
-/// Messages to send, in this order.
-pub type Outbound = Vec<(SocketId, ServerMessage)>;
+/// Peers of one channel: the viewers of a big venue, with room left in the server for its other
+/// channels.
+pub const MAX_PEERS: usize = 10_000;
 
 /// All channels.
 #[derive(Debug, Default)]
 pub struct Swarms {
     channels: HashMap<ChannelId, Swarm>,
     entries: HashMap<SocketId, Vec<ChannelId>>,
-    unroutable: u64,
 }
 
 impl Swarms {
     /// Takes in what the socket's peer said. `fresh` is the id that its entry gets if this is an
     /// `enter`: unique among all.
+    ///
+    /// # Errors
+    /// The limit that was reached; nothing has changed then.
     pub fn receive(
         &mut self,
         socket: SocketId,
         message: ClientMessage,
         fresh: PeerId,
         now: Instant,
-    ) -> Outbound {
+    ) -> Result<Outbound, Refused> {
         let mut out = Outbound::new();
         match message {
             ClientMessage::Enter { channel, .. } => {
-                self.enter(socket, channel, fresh, now, &mut out)
+                self.enter(socket, channel, fresh, now, &mut out)?;
             }
             ClientMessage::Leave { peer_id } => self.leave(socket, peer_id, now, &mut out),
             ClientMessage::Signal {
                 to_peer_id, data, ..
-            } => self.relay(socket, &to_peer_id, data, &mut out),
+            } => out.push(self.route(socket, &to_peer_id, data)?),
+            ClientMessage::DcOpened { dc_id, .. } => {
+                for channel in self.entered(socket, None) {
+                    if let Some(swarm) = self.channels.get_mut(&channel) {
+                        swarm.opened(socket, &dc_id);
+                    }
+                }
+            }
             ClientMessage::DcFailed { dc_id, .. } | ClientMessage::DcClosed { dc_id, .. } => {
                 for channel in self.entered(socket, None) {
                     if let Some(swarm) = self.channels.get_mut(&channel) {
@@ -61,10 +70,14 @@ impl Swarms {
                     }
                 }
             }
-            ClientMessage::Level { channel, level, .. } => {
+            ClientMessage::Level {
+                channel,
+                level,
+                room,
+            } => {
                 for channel in self.entered(socket, channel.as_ref()) {
                     if let Some(swarm) = self.channels.get_mut(&channel) {
-                        swarm.set_level(socket, level, now, &mut out);
+                        swarm.report(socket, level, room, now, &mut out);
                     }
                 }
             }
@@ -75,7 +88,16 @@ impl Swarms {
                     out.push((socket, ServerMessage::Parents { nodes }));
                 }
             }
-            ClientMessage::DcOpened { .. } => {}
+        }
+        Ok(out)
+    }
+
+    /// Time has passed: pairs that have not come about are given up. To be called every second or
+    /// so.
+    pub fn tick(&mut self, now: Instant) -> Outbound {
+        let mut out = Outbound::new();
+        for swarm in self.channels.values_mut() {
+            swarm.expire(now, &mut out);
         }
         out
     }
@@ -92,9 +114,11 @@ impl Swarms {
         self.entries.contains_key(&socket)
     }
 
-    /// Signals dropped because they were for nobody that the sender may talk to.
-    pub fn unroutable(&self) -> u64 {
-        self.unroutable
+    /// Members that the socket is a parent of, in all of its channels.
+    pub fn children(&self, socket: SocketId) -> usize {
+        let channels = self.entries.get(&socket).into_iter().flatten();
+        let swarms = channels.filter_map(|channel| self.channels.get(channel));
+        swarms.map(|swarm| swarm.children(socket)).sum()
     }
 
     fn enter(
@@ -104,20 +128,18 @@ impl Swarms {
         id: PeerId,
         now: Instant,
         out: &mut Outbound,
-    ) {
+    ) -> Result<(), Refused> {
         let entries = self.entries.get(&socket).map_or(0, Vec::len);
         let known = self.channels.get(&channel);
         let again = known.is_some_and(|swarm| swarm.id_of(socket).is_some());
-        let reason = if entries >= MAX_ENTRIES && !again {
-            "this socket is in too many channels"
-        } else if self.channels.len() >= MAX_CHANNELS && known.is_none() {
-            "the server has too many channels"
-        } else {
-            ""
-        };
-        if !reason.is_empty() {
-            let reason = Some(reason.to_owned());
-            return out.push((socket, ServerMessage::Reject { reason }));
+        if entries >= MAX_ENTRIES && !again {
+            return Err(Refused::Entries);
+        }
+        if self.channels.len() >= MAX_CHANNELS && known.is_none() {
+            return Err(Refused::Channels);
+        }
+        if known.is_some_and(|swarm| swarm.len() >= MAX_PEERS) && !again {
+            return Err(Refused::Peers);
         }
         let swarm = self.channels.entry(channel.clone()).or_default();
         if again {
@@ -126,6 +148,7 @@ impl Swarms {
             self.entries.entry(socket).or_default().push(channel);
         }
         swarm.add(socket, id, now, out);
+        Ok(())
     }
 
     /// Takes the socket out of the channel where it has this id; without one, or with one that
@@ -142,7 +165,7 @@ impl Swarms {
         for channel in &leaving {
             if let Some(swarm) = self.channels.get_mut(channel) {
                 swarm.remove(socket, now, out);
-                if swarm.is_empty() {
+                if swarm.len() == 0 {
                     self.channels.remove(channel);
                 }
             }
@@ -155,16 +178,21 @@ impl Swarms {
         }
     }
 
-    fn relay(&mut self, socket: SocketId, to: &PeerId, data: Box<RawValue>, out: &mut Outbound) {
+    fn route(
+        &self,
+        socket: SocketId,
+        to: &PeerId,
+        data: Box<RawValue>,
+    ) -> Result<(SocketId, ServerMessage), Refused> {
         let route = self.entered(socket, None).iter().find_map(|channel| {
             let swarm = self.channels.get(channel)?;
             Some((swarm.socket_of(to)?, swarm.id_of(socket)?.clone()))
         });
         match route {
             Some((to, from_peer_id)) if to != socket => {
-                out.push((to, ServerMessage::Signal { from_peer_id, data }));
+                Ok((to, ServerMessage::Signal { from_peer_id, data }))
             }
-            _ => self.unroutable += 1,
+            _ => Err(Refused::Unroutable),
         }
     }
 

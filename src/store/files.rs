@@ -27,6 +27,8 @@ pub(super) struct Trailer {
     pub(super) rendition: u16,
     /// The address of the playlist that the rendition stands for.
     pub(super) playlist: String,
+    /// Where the body begins in the resource, and its length there; `None` if it is all of it.
+    pub(super) range: Option<(u64, u64)>,
     /// Bytes of the body.
     pub(super) length: u64,
     /// Of the body.
@@ -51,6 +53,7 @@ impl Trailer {
             sequence: MediaSequence(u64::MAX),
             rendition: u16::MAX,
             playlist: playlist.to_owned(),
+            range: Some((u64::MAX, u64::MAX)),
             length: u64::MAX,
             crc32c: u32::MAX,
         };

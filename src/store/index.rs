@@ -20,13 +20,15 @@ use self::room::Account;
 pub(super) use self::room::{Pool, Room, Scarcity};
 use super::{Ambiguous, Announced, Segment, Summary};
 use crate::config::Matching;
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ByteRange, ChannelName, MediaSequence, RenditionIndex, SegmentUri};
 
 /// What the index has to know of what is stored.
 pub(super) trait Stored: Clone {
     fn rendition(&self) -> RenditionIndex;
     fn sequence(&self) -> MediaSequence;
     fn uri(&self) -> &SegmentUri;
+    /// Which part of a resource it is.
+    fn range(&self) -> Option<ByteRange>;
     /// Where its bytes are.
     fn pool(&self) -> Pool;
     /// How many bytes of that it takes.
@@ -47,6 +49,10 @@ impl Stored for Arc<Segment> {
 
     fn uri(&self) -> &SegmentUri {
         Segment::uri(self)
+    }
+
+    fn range(&self) -> Option<ByteRange> {
+        Segment::range(self)
     }
 
     fn pool(&self) -> Pool {
@@ -128,7 +134,7 @@ impl<S: Stored> Index<S> {
                 Some(channel) if !channel.entries.contains_key(&key) => {
                     let entry = Entry {
                         uri: segment.uri().clone(),
-                        url: None,
+                        resource: None,
                         state: State::Unproven(segment, ticket),
                     };
                     channel.insert(key, entry);
@@ -179,7 +185,7 @@ impl<S: Stored> Index<S> {
             self.tickets += 1;
             let entry = Entry {
                 uri: announced.uri.clone(),
-                url: Some(announced.url.clone()),
+                resource: Some(announced.resource.clone()),
                 state: State::Coming(Ticket(self.tickets)),
             };
             if let Some(name) = channel.insert(key, entry) {
@@ -200,6 +206,18 @@ impl<S: Stored> Index<S> {
     ) -> bool {
         let channel = self.channels.get_mut(name);
         channel.is_some_and(|channel| channel.share(rendition, matching))
+    }
+
+    /// The last number that a playlist lists, whether or not it was announced.
+    pub(super) fn listed(
+        &mut self,
+        name: &ChannelName,
+        rendition: RenditionIndex,
+        newest: Option<MediaSequence>,
+    ) {
+        if let (Some(channel), Some(newest)) = (self.channels.get_mut(name), newest) {
+            channel.listed.insert(rendition, newest);
+        }
     }
 
     /// The ticket of a segment that is on its way.
@@ -237,7 +255,7 @@ impl<S: Stored> Index<S> {
             entry.state = State::Ready(segment.clone());
             return None;
         }
-        let state = match entry.url {
+        let state = match entry.resource {
             Some(_) => State::Coming(anew),
             None => State::Gone,
         };
@@ -326,11 +344,13 @@ impl<S: Stored> Index<S> {
     pub(super) fn summary(&self, name: &ChannelName) -> Summary {
         let mut summary = Summary::default();
         let entries = self.channels.get(name).into_iter();
-        for ((_, sequence), entry) in entries.flat_map(|channel| &channel.entries) {
+        for ((rendition, sequence), entry) in entries.flat_map(|channel| &channel.entries) {
             if let Some(segment) = entry.ready() {
-                summary.segments += 1;
                 summary.bytes += segment.bytes();
-                summary.newest = summary.newest.max(Some(*sequence));
+                if !rendition.is_sections() {
+                    summary.segments += 1;
+                    summary.newest = summary.newest.max(Some(*sequence));
+                }
             }
         }
         summary
@@ -339,7 +359,9 @@ impl<S: Stored> Index<S> {
     /// The highest number that is stored, over all renditions. Each viewer asks for it at every
     /// datagram, so it looks at the end of each rendition and not at every segment.
     pub(super) fn newest_of_all(&self, name: &ChannelName) -> Option<MediaSequence> {
-        let ((last, _), _) = self.channels.get(name)?.entries.last_key_value()?;
+        let entries = &self.channels.get(name)?.entries;
+        let sections = (RenditionIndex(0).sections(), MediaSequence(0));
+        let ((last, _), _) = entries.range(..sections).next_back()?;
         (0..=last.0)
             .filter_map(|rendition| self.newest(name, RenditionIndex(rendition)))
             .max()

@@ -49,6 +49,10 @@ pub(super) struct Followed {
     pub(super) address: String,
     /// When the newest load of it began, in this run.
     pub(super) looked: Option<Instant>,
+    /// A sibling waits for the next look.
+    pub(super) awaited: bool,
+    /// That a sibling follows another playlist has been said.
+    pub(super) told_of_another: bool,
 }
 
 impl Inner {
@@ -71,7 +75,7 @@ impl Inner {
         rendition: RenditionIndex,
     ) -> Option<String> {
         let followed = self.playlists();
-        let followed = followed.get(&(channel.clone(), rendition))?;
+        let followed = followed.get(&(channel.clone(), rendition.playlist()))?;
         Some(followed.address.clone())
     }
 

@@ -8,11 +8,12 @@
 //! that one sequential write holds everything and a card is not worn by a sidecar:
 //!
 //! ```text
-//! body | JSON {uri, sequence, rendition, playlist, length, crc32c}
+//! body | JSON {uri, sequence, rendition, playlist, range, length, crc32c}
 //!      | length of the JSON, u32 LE | CRC-32C of the JSON, u32 LE | "EDGESEG2"
 //! ```
 //!
-//! where `length` and `crc32c` are those of the body, and `playlist` is the address of the playlist
+//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is, and
+//! `playlist` is the address of the playlist
 //! that the rendition stands for: what another playlist listed is not taken for what this one means.
 //! A file is written as `<same name>.part`, its length is checked, it is renamed, and later
 //! unlinked; it is never changed. Nothing is synced: after a power cut the digests tell what is
@@ -57,7 +58,6 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tokio::sync::{OnceCell, watch};
-use url::Url;
 
 pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
@@ -67,7 +67,7 @@ pub use self::segment::{Reader, Segment};
 pub use self::writer::SegmentWriter;
 use crate::budget::Budget;
 use crate::config::{Matching, StoreConfig};
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::metrics::Metrics;
 
 /// What helps against ambiguous names.
@@ -79,16 +79,16 @@ pub struct Store {
     inner: Arc<Inner>,
 }
 
-/// A segment that a playlist lists and that is about to be fetched.
+/// A segment, or an initialization section, that a playlist lists and that is about to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announced {
-    /// Which playlist lists it.
+    /// Which list it belongs to.
     pub rendition: RenditionIndex,
     /// Its URI exactly as written there.
     pub uri: SegmentUri,
     /// What that URI stands for there.
-    pub url: Url,
-    /// Its number there.
+    pub resource: Resource,
+    /// Its number there; of an initialization section, that of the first segment that needs it.
     pub sequence: MediaSequence,
 }
 
@@ -236,7 +236,8 @@ impl Store {
         let mut index = self.inner.index();
         let same = as_before
             && index.stored(channel).all(|segment| {
-                let playlist = playlists.get(usize::from(segment.rendition().0));
+                let list = segment.rendition().playlist();
+                let playlist = playlists.get(usize::from(list.0));
                 playlist.is_some_and(|playlist| playlist == segment.playlist())
             });
         let removed = match same {
@@ -249,6 +250,8 @@ impl Store {
             let playlist = Followed {
                 address: address.clone(),
                 looked: None,
+                awaited: false,
+                told_of_another: false,
             };
             ((channel.clone(), RenditionIndex(index)), playlist)
         }));
@@ -273,13 +276,26 @@ impl Store {
         self.inner.playlist(channel, rendition)
     }
 
-    /// A playlist has been loaded, and what it says is in effect; the load began at `started`.
-    pub fn looked(&self, channel: &ChannelName, rendition: RenditionIndex, started: Instant) {
+    /// A playlist has been loaded, and what it says is in effect; the load began at `started`, and
+    /// `newest` is the last number it lists, whether or not that is fetched.
+    pub fn looked(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+        started: Instant,
+        newest: Option<MediaSequence>,
+    ) {
+        self.inner.index().listed(channel, rendition, newest);
         let key = (channel.clone(), rendition);
-        if let Some(followed) = self.inner.playlists().get_mut(&key) {
-            followed.looked = Some(started);
+        let mut playlists = self.inner.playlists();
+        let Some(followed) = playlists.get_mut(&key) else {
+            return;
+        };
+        followed.looked = Some(started);
+        if std::mem::take(&mut followed.awaited) {
+            drop(playlists);
+            self.inner.changes.send_modify(|number| *number += 1);
         }
-        self.inner.changes.send_modify(|number| *number += 1);
     }
 
     /// What is stored of one rendition, read back or not.
@@ -318,9 +334,13 @@ impl Store {
         uri: &SegmentUri,
     ) {
         if self.inner.index().share(channel, rendition, matching) {
+            let what = match rendition.is_sections() {
+                true => "no initialization section",
+                false => "no segment",
+            };
             log::warn!(
-                "channel {channel}: {uri} is the name of different segments in a playlist that is \
-                 followed and in one that is not. Viewers name a segment by that, so nothing of the \
+                "channel {channel}: {uri} is the name of different things in a playlist that is \
+                 followed and in one that is not. Viewers name a segment by that, so {what} of the \
                  followed one can be served to them; {NAMES_OF_THEIR_OWN}"
             );
             self.inner.after_change(channel, Vec::new());
@@ -396,11 +416,12 @@ impl Store {
     }
 
     /// Looks up what a viewer names: the URI as the playlist writes it (or without its query, where
-    /// the channel says so) and, if given, the media sequence number, which has to fit.
+    /// the channel says so) and, if given, the media sequence number, which has to fit: numbers are
+    /// of segments. Without one, it is whatever has that URI, an initialization section for one; but
+    /// not if the URI stands for several parts of one resource.
     ///
     /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
-    /// newest announced one of a channel that is alive: the viewer has loaded the playlist before
-    /// us. One whose name may turn out to be ambiguous in a moment is, too.
+    /// newest listed one of a channel that is alive: the viewer has loaded the playlist before us. One whose name may turn out to be ambiguous in a moment is, too.
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => self.open_found(channel, segment),
@@ -414,7 +435,7 @@ impl Store {
     }
 
     /// Looks up what another box names. It gets only what belongs to the playlist that it follows,
-    /// and only if this box has looked at that playlist at `since` or later; before that the answer
+    /// and only if this box has looked at that playlist at `since` or later, or at all; before that the answer
     /// is [`Found::Coming`], and the next look is brought forward. What is on its way is
     /// [`Found::Absent`] here: whether to wait for it is not the store's to say.
     pub fn find_for_sibling(
@@ -423,8 +444,10 @@ impl Store {
         uri: &str,
         sequence: Option<MediaSequence>,
         playlist: &str,
-        since: Instant,
+        since: Option<Instant>,
     ) -> Found {
+        // Held over the lookup: what a newer look expires cannot be found under it.
+        let mut playlists = self.inner.playlists();
         let segment = match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => segment,
             Lookup::Unproven(..) => return Found::Coming,
@@ -434,18 +457,24 @@ impl Store {
             }
             Lookup::Coming | Lookup::Absent => return Found::Absent,
         };
-        let followed = self.inner.playlists();
-        match followed.get(&(channel.clone(), segment.rendition())) {
-            Some(Followed { address, .. }) if address != playlist => Found::Absent,
-            Some(Followed {
-                looked: Some(looked),
-                ..
-            }) if *looked >= since => {
-                drop(followed);
+        let key = (channel.clone(), segment.rendition());
+        match playlists.get_mut(&key) {
+            Some(followed) if followed.address != playlist => {
+                if !std::mem::replace(&mut followed.told_of_another, true) {
+                    log::warn!(
+                        "channel {channel}: a sibling box follows {playlist:?}, this one {}: they \
+                         share nothing; give both the same url",
+                        followed.address
+                    );
+                }
+                Found::Absent
+            }
+            Some(followed) if followed.looked.is_some_and(|looked| Some(looked) >= since) => {
+                drop(playlists);
                 self.open_found(channel, segment)
             }
-            Some(_) => {
-                drop(followed);
+            Some(followed) => {
+                followed.awaited = true;
                 self.look_ahead(channel);
                 Found::Coming
             }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::disk::{Disk, DiskFile};
 use super::files::Trailer;
 use crate::budget::Share;
-use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ByteRange, MediaSequence, RenditionIndex, SegmentUri};
 
 /// What is read at a time to see whether a segment is whole.
 const PIECE: usize = 256 << 10;
@@ -83,6 +83,12 @@ impl Segment {
     /// Which playlist of the channel it belongs to.
     pub fn rendition(&self) -> RenditionIndex {
         RenditionIndex(self.trailer.rendition)
+    }
+
+    /// Which part of its resource it is; `None` if it is all of it.
+    pub(super) fn range(&self) -> Option<ByteRange> {
+        let (start, length) = self.trailer.range?;
+        ByteRange::new(start, length)
     }
 
     /// Bytes of the segment.

@@ -326,11 +326,13 @@ impl Work {
             return Err(StoreError::Digest);
         }
         let inner = self.inner();
+        let range = self.announced.resource.range;
         let trailer = Trailer {
             uri: self.announced.uri.clone(),
             sequence: self.announced.sequence,
             rendition: self.announced.rendition.0,
             playlist: std::mem::take(&mut self.playlist),
+            range: range.map(|range| (range.start(), range.length())),
             length: self.length,
             crc32c: self.crc,
         };

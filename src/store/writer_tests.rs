@@ -7,7 +7,7 @@ use super::super::{Disk, Fault, Found, Operation, Store};
 use super::*;
 use crate::budget::Budget;
 use crate::config::{Matching, StoreConfig};
-use crate::ids::{MediaSequence, RenditionIndex};
+use crate::ids::{MediaSequence, RenditionIndex, Resource};
 use crate::metrics::Metrics;
 
 fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
@@ -33,7 +33,10 @@ fn store_on(disk: Disk, dir: &Path, min_free: u64) -> (Store, ChannelName, Annou
     let announced = Announced {
         rendition: RenditionIndex(0),
         uri: "1.ts".into(),
-        url: "http://origin/1.ts".parse().unwrap(),
+        resource: Resource {
+            url: "http://origin/1.ts".parse().unwrap(),
+            range: None,
+        },
         sequence: MediaSequence(1),
     };
     store.announce(&channel, std::slice::from_ref(&announced));

@@ -34,7 +34,8 @@ impl Request {
 /// the same name: an addition of ours to the protocol, which others ignore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// `playlist`: the address of the media playlist that lists the segment, without its query.
+    /// `playlist`: the address of the media playlist that lists the segment, as the asker's
+    /// configuration has it; that of a variant without its query.
     pub playlist: String,
     /// `epoch_age`, in milliseconds: since when the asker has followed this playlist without the
     /// encoder starting anew. Who has not looked at the playlist since may hold an older segment

@@ -29,6 +29,7 @@ export function launch() {
 export function options(defaults) {
   const names = Object.keys(defaults);
   const { values } = parseArgs({
+    allowPositionals: true,
     options: Object.fromEntries(names.map((name) => [name, { type: 'string' }])),
   });
   const found = {};

@@ -1,89 +1,18 @@
 // The program as it is shipped, real viewers in Chromium with its default (mDNS) candidates, and real
 // origins: the sample channel of `edgeseed demo`, and a live channel made by ffmpeg behind nginx.
 //
-//   node end-to-end.mjs REPOSITORY [demo|live-6|live-12|simple-peer|stop …]     default: all of them
+//   node end-to-end.mjs REPOSITORY [demo|live-6|live-12|simple-peer|foreign-server …]     default: all of them
 //
-// Screenshots are left in REPOSITORY/target/screenshots. Everything stays on this machine, and only
-// processes started here are ended.
+// Screenshots are left in REPOSITORY/target/screenshots.
 
-import { spawn } from 'node:child_process';
-import { access, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import net from 'node:net';
-import os from 'node:os';
+import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 
 import { launch, sleep } from './chromium.mjs';
+import { Box, end, freePort, liveOrigin, must, program, script, start, startScript, target, text, until } from './stage.mjs';
 
-const repository = path.resolve(process.argv[2] ?? '.');
 const chosen = process.argv.slice(3);
-const target = process.env.CARGO_TARGET_DIR ?? path.join(repository, 'target');
-const program = path.join(target, 'release', 'edgeseed');
-const here = path.dirname(fileURLToPath(import.meta.url));
 const shots = path.join(target, 'screenshots');
-const started = new Set();
-
-function start(command, args, options = {}) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'], ...options });
-  child.output = '';
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (data) => { child.output = (child.output + data).slice(-1_000_000); });
-  }
-  child.ended = new Promise((resolve) => {
-    child.on('error', (error) => resolve(`${command}: ${error.message}`));
-    child.on('exit', (code, signal) => resolve(code ?? signal));
-  });
-  started.add(child);
-  child.ended.then(() => started.delete(child));
-  return child;
-}
-
-async function end(child, signal = 'SIGTERM') {
-  child.kill(signal);
-  return Promise.race([child.ended, sleep(15_000).then(() => { child.kill('SIGKILL'); return 'did not end'; })]);
-}
-
-process.on('exit', () => { for (const child of started) child.kill('SIGKILL'); });
-
-async function freePort() {
-  const server = net.createServer();
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-async function until(what, seconds, check) {
-  const deadline = Date.now() + seconds * 1000;
-  let last;
-  while (Date.now() < deadline) {
-    try {
-      const value = await check();
-      if (value) return value;
-    } catch (error) { last = error; }
-    await sleep(100);
-  }
-  throw new Error(`${what}: not within ${seconds} s${last ? ` (${last.message})` : ''}`);
-}
-
-const text = async (url) => {
-  const answer = await fetch(url);
-  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${await answer.text()}`);
-  return answer.text();
-};
-
-function must(condition, message) {
-  if (!condition) throw new Error(message);
-  console.log(`  ok: ${message}`);
-}
-
-/** Runs a script of this folder and fails with it. */
-async function script(name, args) {
-  const child = start(process.execPath, [path.join(here, name), ...args]);
-  const code = await child.ended;
-  console.log(child.output.trimEnd());
-  if (code !== 0) throw new Error(`${name} ended with ${code}`);
-}
 
 async function screenshot(url, name) {
   const browser = await launch();
@@ -98,61 +27,20 @@ async function screenshot(url, name) {
   }
 }
 
-/** A live channel by ffmpeg behind nginx, and a box that follows it. */
-async function live(window, run) {
-  const folder = await mkdtemp(path.join(os.tmpdir(), 'edgeseed-live-'));
-  const media = path.join(folder, 'media', 'news');
-  await mkdir(media, { recursive: true });
-  const [origin, http, signal] = [await freePort(), await freePort(), await freePort()];
-  await writeFile(path.join(folder, 'nginx.conf'), `
-    daemon off; pid ${folder}/nginx.pid; error_log stderr warn;
-    ${process.getuid() === 0 ? 'user root;' : ''}
-    events {}
-    http {
-      log_format asked '$uri $status $http_user_agent';
-      access_log ${folder}/access.log asked;
-      types { application/vnd.apple.mpegurl m3u8; video/mp2t ts; }
-      client_body_temp_path ${folder}/t1; proxy_temp_path ${folder}/t2; fastcgi_temp_path ${folder}/t3;
-      uwsgi_temp_path ${folder}/t4; scgi_temp_path ${folder}/t5;
-      server {
-        listen 127.0.0.1:${origin}; root ${folder}/media;
-        add_header Access-Control-Allow-Origin *;
-      }
-    }`);
-  await writeFile(path.join(folder, 'edgeseed.toml'), `
-[[channel]]
-url = "http://127.0.0.1:${origin}/news/index.m3u8"
-[signal-server]
-listen = "127.0.0.1:${signal}"
-[peer]
-udp-port = 0
-[store]
-dir = "${folder}/store"
-min-free = "0"
-[http]
-listen = "127.0.0.1:${http}"
-`);
-  const children = [
-    start('ffmpeg', ['-nostdin', '-loglevel', 'error', '-re', '-f', 'lavfi', '-i', 'testsrc2=size=640x360:rate=25',
-      '-f', 'lavfi', '-i', 'sine=frequency=440', '-c:v', 'libx264', '-preset', 'ultrafast', '-pix_fmt', 'yuv420p',
-      '-g', '50', '-keyint_min', '50', '-sc_threshold', '0', '-b:v', '1200k', '-c:a', 'aac', '-f', 'hls',
-      '-hls_time', '2', '-hls_list_size', String(window), '-hls_flags', 'delete_segments+temp_file',
-      '-hls_segment_filename', path.join(media, 'seg_%d.ts'), path.join(media, 'index.m3u8')]),
-    start('nginx', ['-e', 'stderr', '-c', path.join(folder, 'nginx.conf'), '-p', folder],
-      { env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin` } }),
-  ];
-  const playlist = `http://127.0.0.1:${origin}/news/index.m3u8`;
+/** A live channel, and a box that follows it; by default it is the signalling server as well. */
+async function live(window, run, signalUrl = null) {
+  const signal = signalUrl ?? `ws://127.0.0.1:${await freePort()}/`;
+  const origin = await liveOrigin(window);
+  const { playlist } = origin;
+  let box;
   try {
-    await until('a live playlist of several segments', 40,
-      async () => (await text(playlist)).split('seg_').length > 4);
-    const box = start(program, ['run', '--config', path.join(folder, 'edgeseed.toml')]);
-    children.push(box);
-    const base = `http://127.0.0.1:${http}`;
-    await until('the box is healthy', 20, () => text(`${base}/healthz`))
-      .catch((error) => { throw new Error(`${error.message}\n${box.output}`); });
-    await run({ base, playlist, signal: `ws://127.0.0.1:${signal}/`, box });
+    const section = signalUrl ? `[signal]\nurl = "${signal}"` : `[signal-server]\nlisten = "${new URL(signal).host}"`;
+    box = await Box.create(origin.folder, 'box', playlist, section);
+    await box.start();
+    await box.healthy();
+    await run({ base: box.base, playlist, signal });
     const asked = new Map();
-    for (const line of (await readFile(path.join(folder, 'access.log'), 'utf8')).split('\n')) {
+    for (const line of (await readFile(origin.accessLog, 'utf8')).split('\n')) {
       const [uri, status, agent] = line.split(' ');
       if (uri?.endsWith('.ts') && agent.startsWith('edgeseed/')) {
         asked.set(uri, [...(asked.get(uri) ?? []), status]);
@@ -162,8 +50,8 @@ listen = "127.0.0.1:${http}"
     must(asked.size > 5 && twice.length === 0,
       `the box asked the origin once for each of ${asked.size} segments ${JSON.stringify(twice)}`);
   } finally {
-    for (const child of children.reverse()) await end(child);
-    await rm(folder, { recursive: true, force: true });
+    if (box?.child) await end(box.child);
+    await origin.stop();
   }
 }
 
@@ -198,15 +86,46 @@ const cases = {
       '--shot', path.join(shots, 'live-12')]);
   }),
   'simple-peer': () => live(6, async ({ signal, playlist }) => {
-    await script('simple-peer.mjs', ['--signal', signal, '--channel', playlist, '--playlist', playlist,
-      '--seconds', '30']);
+    for (const sdp of ['today', '2018']) {
+      console.log(`  SDP of ${sdp}`);
+      await script('simple-peer.mjs', ['--signal', signal, '--channel', playlist, '--playlist', playlist,
+        '--seconds', '20', '--sdp', sdp]);
+    }
   }),
+  async 'foreign-server'() {
+    const port = await freePort();
+    const signal = `ws://127.0.0.1:${port}/`;
+    const serve = async () => {
+      const server = startScript('foreign-server.mjs', ['--port', String(port), '--ids', 'integer']);
+      await until('the foreign server listens', 10, () => server.output.includes('listening'));
+      return server;
+    };
+    let server = await serve();
+    try {
+      await live(6, async ({ base }) => {
+        const seconds = 50;
+        const watching = script('watch.mjs', ['--url', `${base}/watch`, '--seconds', String(seconds), '--viewers', '2',
+          '--min-p2p', '80', '--shot', path.join(shots, 'foreign-server')]);
+        // Whoever fails is heard below; until then it is nobody's unhandled failure.
+        watching.catch(() => {});
+        await sleep(15_000);
+        const heard = server.output;
+        await end(server, 'SIGKILL');
+        // Two fifths of the time: more than could be missing from 80 %.
+        await sleep(seconds * 400);
+        server = await serve();
+        await watching;
+        for (const action of ['enter', 'level 100', 'dc_opened']) {
+          must(heard.includes(action), `the foreign server heard "${action}"`);
+        }
+        await until('the box is back', 40, () => server.output.includes('level 100'));
+        await script('watch.mjs', ['--url', `${base}/watch`, '--seconds', '12', '--viewers', '1', '--min-p2p', '60']);
+      }, signal);
+    } finally {
+      await end(server);
+    }
+  },
 };
-
-await access(program).catch(() => {
-  console.error(`no program at ${program}: run "cargo build --release" first`);
-  process.exit(69);
-});
 
 let failed = 0;
 for (const name of chosen.length > 0 ? chosen : Object.keys(cases)) {

@@ -11,8 +11,25 @@ let peer = null;
 let label = null;
 let pending = null;
 
-/** Enters the channel and waits for an open data channel; resolves with the ms that it took. */
-function connect(signalUrl, channel) {
+// The lines of an offer that browsers of 2018 wrote in another way, and did not write.
+const TODAY = [/^m=application (\d+) UDP\/DTLS\/SCTP webrtc-datachannel\r\n/m, /^a=sctp-port:(\d+)\r\n/m];
+const OF_2018 = ['m=application $1 DTLS/SCTP 5000\r\n', 'a=sctpmap:$1 webrtc-datachannel 1024\r\n'];
+
+function as2018(sdp) {
+  const old = TODAY.reduce((text, line, index) => text.replace(line, OF_2018[index]), sdp);
+  return old.replace(/^a=max-message-size:.*\r\n/m, '');
+}
+
+function is2018(sdp) {
+  return /^m=application \d+ DTLS\/SCTP 5000\r$/m.test(sdp) && sdp.includes('\r\na=sctpmap:5000 webrtc-datachannel ')
+    && !sdp.includes('sctp-port') && !sdp.includes('max-message-size');
+}
+
+/**
+ * Enters the channel and waits for an open data channel; resolves with the ms that it took.
+ * `form`: 'today' or '2018', how offer and answer are written.
+ */
+function connect(signalUrl, channel, form) {
   const begun = performance.now();
   return new Promise((resolve, reject) => {
     setTimeout(() => reject(new Error('no data channel within 15 s')), 15_000);
@@ -30,14 +47,19 @@ function connect(signalUrl, channel) {
       if (message.action === 'accept') ownId = message.peer_id;
       if (message.action === 'reject') reject(new Error('the server rejects the channel'));
       if (message.action === 'connect' && message.initiator && !peer) meet(message.to_peer_id);
-      if (message.action === 'signal' && peer) peer.signal(message.data);
+      if (message.action === 'signal' && peer) {
+        const { type, sdp } = message.data;
+        if (type === 'answer' && is2018(sdp) !== (form === '2018')) reject(new Error(`not in the form of ${form}: ${sdp}`));
+        peer.signal(message.data);
+      }
     };
 
     function meet(remoteId) {
       peer = new SimplePeer({ initiator: true, trickle: true, objectMode: true, config: { iceServers: [] } });
       label = peer.channelName;
       // Offers and candidates go as objects.
-      peer.on('signal', (data) => send({ action: 'signal', peer_id: ownId, to_peer_id: remoteId, channel, data }));
+      const written = (data) => (data.type === 'offer' && form === '2018' ? { ...data, sdp: as2018(data.sdp) } : data);
+      peer.on('signal', (data) => send({ action: 'signal', peer_id: ownId, to_peer_id: remoteId, channel, data: written(data) }));
       peer.on('connect', () => {
         send({ action: 'dc_opened', dc_id: ownId + remoteId, channel });
         resolve(Math.round(performance.now() - begun));

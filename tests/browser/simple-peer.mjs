@@ -4,7 +4,8 @@
 //
 //   node simple-peer.mjs --signal ws://127.0.0.1:12035/ --playlist http://127.0.0.1:9100/sample/index.m3u8 --seconds 30
 //
-// --channel is the channel's id; by default the playlist's URL without its query.
+// --channel is the channel's id; by default the playlist's URL without its query. --sdp 2018 sends the
+// offer as browsers of that year wrote it, and wants the answer in the same form.
 
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
@@ -13,8 +14,8 @@ import { createRequire } from 'node:module';
 
 import { launch, options, sleep, verdict } from './chromium.mjs';
 
-const given = options({ signal: null, playlist: null, channel: '', seconds: 30, 'min-p2p': 80 });
-const { signal, playlist, seconds, 'min-p2p': minP2p } = given;
+const given = options({ signal: null, playlist: null, channel: '', seconds: 30, 'min-p2p': 80, sdp: 'today' });
+const { signal, playlist, seconds, 'min-p2p': minP2p, sdp } = given;
 const channel = given.channel || playlist.split('?')[0];
 
 // simple-peer's own bundle for browsers; its sources want a bundler with Node's modules.
@@ -38,7 +39,7 @@ try {
   page.on('pageerror', (error) => failures.push(`page: ${error.message}`));
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
   await page.waitForFunction(() => window.viewer);
-  const connectMs = await page.evaluate(([s, c]) => window.viewer.connect(s, c), [signal, channel]);
+  const connectMs = await page.evaluate((args) => window.viewer.connect(...args), [signal, channel, sdp]);
   console.log(`connected after ${connectMs} ms, as ${await page.evaluate(() => window.viewer.about())}`);
   await watchChannel(page);
 } catch (error) {

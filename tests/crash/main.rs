@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use edgeseed::budget::Budget;
 use edgeseed::config::{Matching, StoreConfig};
-use edgeseed::ids::{ChannelName, MediaSequence, RenditionIndex};
+use edgeseed::ids::{ChannelName, MediaSequence, RenditionIndex, Resource};
 use edgeseed::metrics::Metrics;
 use edgeseed::store::{Announced, Disk, Found, Store, StoreError};
 
@@ -54,7 +54,10 @@ fn announced(sequence: u64, playlist: &str) -> Announced {
     let uri = support::origin::uri(sequence);
     Announced {
         rendition: RenditionIndex(0),
-        url: url::Url::parse(playlist).unwrap().join(&uri).unwrap(),
+        resource: Resource {
+            url: url::Url::parse(playlist).unwrap().join(&uri).unwrap(),
+            range: None,
+        },
         uri: uri.as_str().into(),
         sequence: MediaSequence(sequence),
     }

@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) signal: Option<String>,
     /// `[store] min-free`, if not very little.
     pub(crate) min_free: Option<&'static str>,
+    /// Further keys of that `[signal]`.
+    pub(crate) signal_keys: String,
     /// Another binary than the one under test.
     pub(crate) binary: Option<PathBuf>,
 }
@@ -62,6 +64,12 @@ impl Setup {
         self
     }
 
+    /// Trusts the CAs in this file, and no others.
+    pub(crate) fn trusting(mut self, ca: &Path) -> Self {
+        self.signal_keys += &format!("ca = \"{}\"\n", ca.display());
+        self
+    }
+
     /// The file: its own signalling server unless told otherwise, everything on the loopback
     /// interface.
     fn toml(&self, http: SocketAddr, signal: SocketAddr, store: &Path) -> String {
@@ -76,7 +84,7 @@ impl Setup {
             "[peer]\nudp-port = 0\n"
         };
         let signal = match &self.signal {
-            Some(url) => format!("[signal]\nurl = \"{url}\"\n"),
+            Some(url) => format!("[signal]\nurl = \"{url}\"\n{}", self.signal_keys),
             None => format!("[signal-server]\nlisten = \"{signal}\"\n"),
         };
         format!(
@@ -310,6 +318,12 @@ impl Daemon {
             (self.metric(name).await == value).then_some(())
         })
         .await;
+    }
+
+    /// Stops the whole process, as a network that is away does to its channels, or has it go on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// Sends SIGTERM.

@@ -13,6 +13,7 @@
 )]
 
 pub(crate) mod daemon;
+pub(crate) mod foreign;
 pub(crate) mod origin;
 pub(crate) mod relay;
 pub(crate) mod server;

@@ -44,6 +44,10 @@ pub(crate) enum Behaviour {
     WrongDigest,
     /// With half of the segment, and its end.
     Dies,
+    /// With CLOSE.
+    SaysClose,
+    /// With ERROR.
+    SaysError,
 }
 
 /// A sibling whose channel is open.
@@ -96,6 +100,8 @@ async fn answer(
                 let lack = json!({ "event": "LACK", "url": request["url"], "sn": request["sn"] });
                 viewer.send_text(&lack.to_string()).await;
             }
+            Behaviour::SaysClose => viewer.send_text(r#"{"event":"CLOSE"}"#).await,
+            Behaviour::SaysError => viewer.send_text(r#"{"event":"ERROR"}"#).await,
             _ if deliver(&viewer, &request, segment, behaviour).await => {}
             _ => return viewer.leave().await,
         }

@@ -9,11 +9,12 @@ export function pickChannel(config, search) {
 
 /**
  * Where the signalling server is. `signal_port` means this same host, by whatever name the viewer
- * reached it; `signal` is an absolute ws:// or wss:// URL or a path of this host. Null if the
+ * reached it, `signal_tls_port` the same with TLS; `signal` is an absolute ws:// or wss:// URL or a path of this host. Null if the
  * configuration names neither: the page then plays over plain HTTP.
  */
 export function signalUrl(config, location) {
   const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
+  if (config.signal_tls_port) return `wss://${location.hostname}:${config.signal_tls_port}/`;
   if (config.signal_port) {
     return `${scheme}//${location.hostname}:${config.signal_port}/`;
   }

@@ -32,9 +32,15 @@ export class HttpTime {
   }
 }
 
-/** Whether a box can be asked: it names whole segments by URI and number. */
-export function canAsk({ frag, part, rangeEnd }) {
-  return Boolean(frag?.relurl) && Number.isInteger(frag.sn) && !part && !rangeEnd;
+/**
+ * What a box is asked for: a segment by its URI and number, of which the number says which byte range
+ * is meant, or an initialization section by its URI alone. Undefined for what has no such name: a
+ * part of a segment, or a byte range without a number.
+ */
+export function nameOf({ frag, part, rangeEnd }) {
+  if (!frag?.relurl || part) return undefined;
+  if (Number.isInteger(frag.sn)) return { url: frag.relurl, sn: frag.sn };
+  return frag.sn === 'initSegment' && !rangeEnd ? { url: frag.relurl } : undefined;
 }
 
 /**
@@ -72,14 +78,15 @@ export function createLoader(HttpLoader, swarm, player, onSegment) {
     loadInternal() {
       const now = performance.now();
       begun ??= now;
-      if (!canAsk(this.context)) return super.loadInternal();
+      const wanted = nameOf(this.context);
+      if (!wanted) return super.loadInternal();
       if (!swarm) return this.#http('no-signal', now);
       const ms = deadline({
         ahead: player.ahead(),
         httpMs: httpTime.ms,
         startedMs: player.playing() ? null : now - begun,
       });
-      this.#box(ms, now);
+      this.#box(wanted, ms, now);
     }
 
     abortInternal() {
@@ -87,8 +94,8 @@ export function createLoader(HttpLoader, swarm, player, onSegment) {
       super.abortInternal();
     }
 
-    async #box(ms, asked) {
-      const { frag, url } = this.context;
+    async #box(wanted, ms, asked) {
+      const { frag, url, rangeStart, rangeEnd } = this.context;
       const asking = (this.asking = new AbortController());
       const timer = setTimeout(() => asking.abort('timeout'), ms);
       let answer = null;
@@ -96,7 +103,13 @@ export function createLoader(HttpLoader, swarm, player, onSegment) {
       try {
         // Only before playback is it worth waiting for somebody to come.
         if (!player.playing() && swarm.hopeful) await swarm.whenOpen(asking.signal);
-        answer = await fromSwarm(swarm, { url: frag.relurl, sn: frag.sn }, asking.signal);
+        answer = await fromSwarm(swarm, wanted, asking.signal);
+        // A holder that knows nothing of ranges, or means another one.
+        const size = rangeEnd ? rangeEnd - rangeStart : answer.data.byteLength;
+        if (answer.data.byteLength !== size) {
+          answer = null;
+          reason = 'size';
+        }
       } catch (error) {
         reason = error.reason ?? 'broken';
       }

@@ -43,7 +43,7 @@ export class SegmentChannel {
   }
 
   /**
-   * Resolves with { data, first }: an ArrayBuffer, and when its header came (performance.now()).
+   * `sn` is left out for what has no number. Resolves with { data, first }: an ArrayBuffer, and when its header came (performance.now()).
    * Rejects with a Refusal. When `signal` aborts, its reason is the refusal's; the answer that was
    * asked for is still received, and thrown away. Until then the channel refuses as busy: whoever
    * was late once is not waited for a second time.
@@ -141,7 +141,7 @@ export class SegmentChannel {
     this.#heard();
     if (ask.missing > 0) return;
     if (ask.filled !== ask.body.length) return this.#end('broken');
-    this.#newest = Math.max(this.#newest, ask.sn);
+    this.#newest = Math.max(this.#newest, ask.sn ?? 0);
     this.#done(() => ask.resolve({ data: ask.body.buffer, first: ask.first }));
   }
 

@@ -9,12 +9,14 @@ const LEVEL_EVERY_MS = 30_000;
 
 export class Signal {
   /**
+   * `token`: what the server wants to see from who enters, if anything.
    * `handlers`: onState('connecting' | 'entered' | 'rejected' | 'offline'),
    * onConnect(remoteId, initiator), onSignal(remoteId, data), onDisconnect(remoteIds).
    */
-  constructor(url, channel, handlers) {
+  constructor(url, channel, token, handlers) {
     this.url = url;
     this.channel = channel;
+    this.token = token;
     this.handlers = handlers;
     this.peerId = null;
     this.attempt = 0;
@@ -26,7 +28,7 @@ export class Signal {
     clearTimeout(this.retryTimer);
     this.handlers.onState('connecting');
     const socket = (this.socket = new WebSocket(this.url));
-    socket.onopen = () => this.#send({ action: 'enter', channel: this.channel });
+    socket.onopen = () => this.#send({ action: 'enter', channel: this.channel, token: this.token });
     socket.onmessage = (event) => {
       if (socket === this.socket) this.#receive(event.data);
     };

@@ -9,13 +9,13 @@ const MAX_PEERS = 8;
 
 export class Swarm {
   /** `onChange` is called when `state` or the number of open channels has changed. */
-  constructor(url, channel, onChange) {
+  constructor(url, channel, token, onChange) {
     this.state = 'offline';
     this.peers = [];
     this.losses = 0;
     this.openWaiters = new Set();
     this.onChange = onChange;
-    this.signal = new Signal(url, channel, {
+    this.signal = new Signal(url, channel, token, {
       onState: (state) => {
         this.state = state;
         this.onChange();
@@ -41,6 +41,11 @@ export class Swarm {
   /** Number of open channels. */
   get connected() {
     return this.peers.filter((peer) => peer.channel.open).length;
+  }
+
+  /** This page's ids at the other ends of its open channels. */
+  get ids() {
+    return this.peers.filter((peer) => peer.channel.open).map((peer) => peer.ownId);
   }
 
   /** Whether a channel may still open soon. */
@@ -88,9 +93,11 @@ export class Swarm {
   #opened(peer) {
     this.losses = 0;
     this.signal.report('dc_opened', peer.ownId, peer.remoteId);
-    // After a reconnect the same box may be here twice; the newer one is the one it knows about.
+    // After a reconnect the same box may be here twice, by another id if it has reconnected as well:
+    // what was met by an earlier entry makes room.
     for (const other of [...this.peers]) {
-      if (other !== peer && other.remoteId === peer.remoteId) other.close();
+      const outdated = other.ownId !== peer.ownId || other.remoteId === peer.remoteId;
+      if (other !== peer && outdated) other.close();
     }
     for (const done of [...this.openWaiters]) done();
     this.onChange();

@@ -61,7 +61,7 @@ export function showSegment({ sn, source, reason, ms, ok }, most) {
   const cell = document.createElement('li');
   cell.className = ok ? source : 'failed';
   const number = document.createElement('b');
-  number.textContent = sn;
+  number.textContent = sn === 'initSegment' ? 'init' : sn;
   const time = document.createElement('span');
   time.textContent = `${Math.round(ms)} ms`;
   cell.append(number, time);

@@ -42,6 +42,7 @@ function stats() {
     buffer: ahead(),
     latency: hls?.latency ?? NaN,
     connected: swarm?.connected ?? 0,
+    ids: swarm?.ids ?? [],
     signal: swarm?.state ?? 'none',
     lastError,
   };
@@ -145,7 +146,7 @@ async function main() {
   showChannels(config.channels, channel.name);
   const url = signalUrl(config, location);
   if (url) {
-    swarm = new Swarm(url, channel.id, () => show(stats()));
+    swarm = new Swarm(url, channel.id, config.signal_token, () => show(stats()));
     swarm.start();
   }
   watchPlayback();

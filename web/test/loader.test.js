@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { canAsk, createLoader, deadline, fromSwarm, HttpTime } from '../src/loader.js';
+import { createLoader, deadline, fromSwarm, HttpTime, nameOf } from '../src/loader.js';
 import { Refusal } from '../src/segment-channel.js';
 
 const tick = () => new Promise((resolve) => setImmediate(resolve));
@@ -36,12 +36,15 @@ test('the time over HTTP follows what is seen', () => {
   assert.ok(Math.abs(time.ms - 2000) < 10, String(time.ms));
 });
 
-test('only whole, numbered segments can be asked for', () => {
+test('segments are asked for by URI and number, initialization sections by URI alone', () => {
   const frag = { relurl: 'seg_1.ts', sn: 1 };
-  assert.equal(canAsk({ frag, part: null }), true);
-  assert.equal(canAsk({ frag: { relurl: 'init.mp4', sn: 'initSegment' } }), false);
-  assert.equal(canAsk({ frag, part: null, rangeStart: 0, rangeEnd: 100 }), false);
-  assert.equal(canAsk({ frag, part: {} }), false);
+  const init = { relurl: 'init.mp4', sn: 'initSegment' };
+  assert.deepEqual(nameOf({ frag, part: null }), { url: 'seg_1.ts', sn: 1 });
+  assert.deepEqual(nameOf({ frag, rangeStart: 0, rangeEnd: 100 }), { url: 'seg_1.ts', sn: 1 });
+  assert.deepEqual(nameOf({ frag: init }), { url: 'init.mp4' });
+  // Which part is meant, nothing in the name would say.
+  assert.equal(nameOf({ frag: init, rangeStart: 0, rangeEnd: 100 }), undefined);
+  assert.equal(nameOf({ frag, part: {} }), undefined);
 });
 
 /** A swarm of channels, each of which answers with what its function returns. */
@@ -123,6 +126,15 @@ test('a segment from the box never touches HTTP', async () => {
   assert.equal(loader.fetched, 0);
   assert.equal(loader.stats.loaded, 5);
   assert.equal(segments[0].source, 'p2p');
+});
+
+test('an answer of another length than the byte range is not played', async () => {
+  const swarm = swarmOf(() => Promise.resolve({ data: new ArrayBuffer(50), first: 1 }));
+  const { loader, callbacks, segments, answers } = loaderFor(swarm);
+  loader.load({ ...context, rangeStart: 20, rangeEnd: 30 }, {}, callbacks);
+  await tick();
+  assert.deepEqual(answers, [10]);
+  assert.equal(segments[0].reason, 'size');
 });
 
 test('LACK, and nobody to ask, go to HTTP at once', async () => {

@@ -14,6 +14,10 @@ test('signal_port means the host by which the viewer reached the page', () => {
   assert.equal(signalUrl({ signal_port: 12035 }, new URL('https://box.lan/watch')), 'wss://box.lan:12035/');
 });
 
+test('signal_tls_port means the same host, always with TLS', () => {
+  assert.equal(signalUrl({ signal_tls_port: 12035 }, location), 'wss://192.168.1.20:12035/');
+});
+
 test('signal is an absolute URL or a path of the same host', () => {
   assert.equal(signalUrl({ signal: 'wss://tracker.example.com/ws' }, location), 'wss://tracker.example.com/ws');
   assert.equal(signalUrl({ signal: '/signal' }, location), 'ws://192.168.1.20:8080/signal');

@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use rtc::shared::error::Error as RtcError;
 
 use super::{Connection, Context, Life};
-use crate::session::{Answer, CloseReason, Found, Input, Output, RequestId};
+use crate::session::{Answer, AskId, CloseReason, Found, Input, Lost, Output, RequestId};
 use crate::store;
 use crate::wire::{Claim, MAX_TEXT, Request};
 
@@ -41,7 +41,7 @@ impl Connection {
                 }
                 Output::Announced { id, size, crc32c } => self.asks.announced(id, size, crc32c),
                 Output::Arrived { id, last } => self.asks.arrived(id, last, &context.budget),
-                Output::Lost(id, why) => self.asks.lost(id, why),
+                Output::Lost(id, why) => self.lost(id, why, context),
                 Output::Stalled => {
                     log::debug!("{}: a stall is cut short", self.key);
                     self.ahead += SCTP_RTO_MIN;
@@ -59,16 +59,26 @@ impl Connection {
                 }
                 Output::Close(reason) => {
                     *life = Life::Over(match reason {
-                        CloseReason::ByPeer => "the viewer said CLOSE",
-                        CloseReason::PeerError => "the viewer said ERROR",
+                        CloseReason::ByPeer => "it said CLOSE",
+                        CloseReason::PeerError => "it said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Broken => "the rest of a segment did not come",
                         CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
                     });
                 }
             }
         }
+    }
+
+    fn lost(&mut self, id: AskId, why: Lost, context: &Context) {
+        if why == Lost::Lack
+            && let (Some(sibling), Some(uri)) = (&self.sibling, self.asks.uri(id))
+        {
+            context.siblings.lacked(&self.key.channel, uri, sibling);
+        }
+        self.asks.lost(id, why);
     }
 
     fn find(
@@ -87,19 +97,14 @@ impl Connection {
                     epoch_age,
                 }),
             ) => {
-                // Further back than this machine has been up is as good as never.
+                // Before this machine was up: any look is as good.
                 let since = asked.checked_sub(*epoch_age);
                 let (store, sequence) = (&context.store, request.sequence);
-                match since.map(|since| {
-                    store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since)
-                }) {
-                    None | Some(store::Found::Absent)
-                        if context.siblings.is_coming(channel, uri, sibling) =>
-                    {
+                match store.find_for_sibling(channel, uri.as_str(), sequence, playlist, since) {
+                    store::Found::Absent if context.siblings.is_coming(channel, uri, sibling) => {
                         store::Found::Coming
                     }
-                    None => store::Found::Absent,
-                    Some(found) => found,
+                    found => found,
                 }
             }
             _ => context.store.find(channel, uri.as_str(), request.sequence),
@@ -115,7 +120,12 @@ impl Connection {
                 if self.share.is_none() || self.segments.insert(id, reader).is_err() {
                     return Found::NoRoom;
                 }
-                Found::Ready { size, crc32c }
+                Found::Ready {
+                    size,
+                    crc32c,
+                    available: size,
+                    whole_at: Instant::now(),
+                }
             }
             store::Found::Coming => Found::Coming,
             store::Found::Absent => Found::Absent,

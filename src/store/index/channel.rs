@@ -2,9 +2,12 @@
 //!
 //! # Names
 //!
-//! A viewer names a segment by a URI and a number, and does not say of which rendition. Whoever
-//! watches another one must never get the bytes of this one, so there are three rules:
+//! A viewer names a segment by a URI and a number, an initialization section by its URI alone, and
+//! does not say of which rendition. Whoever watches another one must never get the bytes of this one,
+//! so there are four rules:
 //!
+//! - A number is that of a segment. A URI alone is not served where it stands for several parts of
+//!   one resource, as in a list of byte ranges.
 //! - A URI that two followed renditions give to different resources is ambiguous and is not served,
 //!   for as long as either of them lists it. Their other names are served.
 //! - Such renditions are not loaded at the same instant: the next shared name is in the one list
@@ -19,12 +22,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use url::Url;
-
 use super::names::Names;
 use super::{Announced, Key, Lookup, Pool, Stored, Ticket};
 use crate::config::Matching;
-use crate::ids::{MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::store::Ambiguous;
 
 /// How far past the newest announced segment a request is believed: a viewer's playlist is one
@@ -41,6 +42,8 @@ pub(super) struct Channel<S> {
     by_uri: Names,
     /// By the URI without its query; empty unless that is how the channel matches.
     by_path: Names,
+    /// The last number that each playlist lists.
+    pub(super) listed: BTreeMap<RenditionIndex, MediaSequence>,
     /// When a live playlist last changed.
     pub(super) alive: Option<Instant>,
 }
@@ -49,7 +52,7 @@ pub(super) struct Channel<S> {
 pub(super) struct Entry<S> {
     pub(super) uri: SegmentUri,
     /// Not known of a segment that an earlier run stored.
-    pub(super) url: Option<Url>,
+    pub(super) resource: Option<Resource>,
     pub(super) state: State<S>,
 }
 
@@ -70,6 +73,7 @@ impl<S: Stored> Channel<S> {
             entries: BTreeMap::new(),
             by_uri: Names::default(),
             by_path: Names::default(),
+            listed: BTreeMap::new(),
             alive: None,
         }
     }
@@ -78,6 +82,7 @@ impl<S: Stored> Channel<S> {
     pub(super) fn clear(&mut self) -> Vec<S> {
         self.by_uri = Names::default();
         self.by_path = Names::default();
+        self.listed.clear();
         let entries = std::mem::take(&mut self.entries);
         entries
             .into_values()
@@ -104,16 +109,22 @@ impl<S: Stored> Channel<S> {
         let Some((names, name, keys)) = named else {
             return self.not_listed(sequence, now);
         };
-        let fitting = keys.iter();
-        let fitting = fitting.filter(|key| sequence.is_none_or(|wanted| wanted == key.1));
-        let fitting = fitting.filter_map(|key| Some((*key, self.entries.get(key)?)));
+        let fits = |key: &Key| match sequence {
+            Some(wanted) => wanted == key.1 && !key.0.is_sections(),
+            None => true,
+        };
+        let bearers = keys.iter();
+        let bearers = bearers.filter_map(|key| Some((*key, self.entries.get(key)?)));
+        let fitting = bearers.clone().filter(|(key, _)| fits(key));
         // Where one URI recurs and no number is given, the newest is meant; of one resource in two
         // renditions either will do.
         let best = fitting.max_by_key(|(key, entry)| (key.1, entry.ready().is_some()));
         let Some((key, entry)) = best else {
             return self.not_listed(sequence, now);
         };
-        if names.is_ambiguous(name, key.0) {
+        let mut others = bearers.map(|(_, other)| other);
+        let ranges = sequence.is_none() && others.any(|other| other.is_another_part(entry));
+        if ranges || names.is_ambiguous(name, key.0) {
             return Lookup::Absent;
         }
         if self.may_clash(names, key) {
@@ -148,7 +159,10 @@ impl<S: Stored> Channel<S> {
     pub(super) fn insert(&mut self, key: Key, entry: Entry<S>) -> Option<String> {
         let uri = entry.uri.as_str();
         let other = |key: &Key| self.entries.get(key);
-        let elsewhere = |o: &Key| o.0 != key.0 && other(o).is_some_and(|o| o.is_unlike(&entry));
+        let elsewhere = |o: &Key| {
+            let unlike = || other(o).is_some_and(|o| o.is_unlike(&entry));
+            o.0.playlist() != key.0.playlist() && unlike()
+        };
         let mut clash = self.by_uri.insert(uri, key, elsewhere).then_some(uri);
         if self.matching == Matching::Path {
             let path = Matching::Path.name(uri);
@@ -179,7 +193,8 @@ impl<S: Stored> Channel<S> {
         let Some(entry) = entry.filter(|entry| is_same && !entry.is_gone()) else {
             return false;
         };
-        entry.url.get_or_insert_with(|| announced.url.clone());
+        let resource = || announced.resource.clone();
+        entry.resource.get_or_insert_with(resource);
         true
     }
 
@@ -198,11 +213,15 @@ impl<S: Stored> Channel<S> {
 
     fn is_same(&self, announced: &Announced) -> bool {
         let entry = self.entries.get(&(announced.rendition, announced.sequence));
-        entry.is_some_and(|entry| {
-            let restored = entry.stored().is_some();
-            let name = |uri: &SegmentUri| self.matching.name(uri.as_str()).to_owned();
-            entry.uri == announced.uri || (restored && name(&entry.uri) == name(&announced.uri))
-        })
+        let Some(entry) = entry else { return false };
+        let name = |uri: &SegmentUri| self.matching.name(uri.as_str()).to_owned();
+        match entry.stored() {
+            Some(stored) => {
+                let same_name = name(&entry.uri) == name(&announced.uri);
+                same_name && stored.range() == announced.resource.range
+            }
+            None => entry.uri == announced.uri,
+        }
     }
 
     /// What a URI may be found by, the better first.
@@ -217,7 +236,8 @@ impl<S: Stored> Channel<S> {
     /// and may yet have the same name there.
     fn may_clash(&self, names: &Names, (rendition, sequence): Key) -> bool {
         names.rivals(rendition).any(|rival| {
-            let newest = self.of_rendition(rival).next_back();
+            // A section is known as soon as a segment that needs it is.
+            let newest = self.of_rendition(rival.playlist()).next_back();
             newest.is_some_and(|((_, newest), _)| is_past(sequence, *newest))
         })
     }
@@ -249,9 +269,13 @@ impl<S: Stored> Channel<S> {
     fn not_listed(&self, sequence: Option<MediaSequence>, now: Instant) -> Lookup<S> {
         let alive = self.alive.is_some_and(|at| now.duration_since(at) < ALIVE);
         // Of what is not served, the next one is of no interest either.
-        let served = self.entries.keys();
-        let served = served.filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
-        let newest = served.map(|(_, sequence)| *sequence).max();
+        let listed = self
+            .listed
+            .iter()
+            .map(|(rendition, last)| (*rendition, *last));
+        let known = self.entries.keys().copied().chain(listed);
+        let served = known.filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
+        let newest = served.map(|(_, sequence)| sequence).max();
         match (sequence, newest) {
             (Some(wanted), Some(newest)) if alive && is_past(wanted, newest) => Lookup::Ahead,
             _ => Lookup::Absent,
@@ -268,7 +292,14 @@ fn is_past(wanted: MediaSequence, newest: MediaSequence) -> bool {
 impl<S> Entry<S> {
     /// Whether the same URI is another resource there; in doubt it is.
     fn is_unlike(&self, other: &Self) -> bool {
-        self.url.is_none() || self.url != other.url
+        self.resource.is_none() || self.resource != other.resource
+    }
+
+    /// Whether both are parts, or one is and the other all, of what has the same URI.
+    fn is_another_part(&self, other: &Self) -> bool {
+        let range = |entry: &Self| entry.resource.as_ref().map(|resource| resource.range);
+        let (ours, theirs) = (range(self), range(other));
+        ours.is_some() && theirs.is_some() && ours != theirs
     }
 
     pub(super) fn ready(&self) -> Option<&S> {

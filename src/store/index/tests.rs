@@ -7,6 +7,7 @@ use url::Url;
 use super::channel::ALIVE;
 use super::*;
 use crate::config::Matching;
+use crate::ids::{ByteRange, Resource};
 
 #[derive(Clone, Debug, PartialEq)]
 struct Fake(Announced, u64);
@@ -24,6 +25,10 @@ impl Stored for Fake {
         &self.0.uri
     }
 
+    fn range(&self) -> Option<ByteRange> {
+        self.0.resource.range
+    }
+
     fn pool(&self) -> Pool {
         Pool::Disk
     }
@@ -38,7 +43,10 @@ fn named(rendition: u16, sequence: u64, uri: &str) -> Announced {
     Announced {
         rendition: RenditionIndex(rendition),
         uri: uri.into(),
-        url: Url::parse(&base).unwrap().join(uri).unwrap(),
+        resource: Resource {
+            url: Url::parse(&base).unwrap().join(uri).unwrap(),
+            range: None,
+        },
         sequence: MediaSequence(sequence),
     }
 }
@@ -461,4 +469,79 @@ fn a_path_is_ambiguous_where_only_the_query_tells_segments_apart() {
     assert_eq!(find(&index, "seg.ts?n=2", Some(2)), ready(two));
     assert_eq!(find(&index, "seg.ts?n=1&t=x", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "seg.ts", None), Lookup::Absent);
+}
+
+fn part(sequence: u64, start: u64) -> Announced {
+    let mut part = named(0, sequence, "all.mp4");
+    part.resource.range = ByteRange::new(start, 100);
+    part
+}
+
+#[test]
+fn what_was_stored_as_another_part_of_a_resource_is_another_segment() {
+    for (start, removed) in [(800, 0), (900, 1)] {
+        let mut index = index(1000);
+        index.restore([(news(), Fake(part(1, 800), 10))]);
+        let outcome = announce(&mut index, &[part(1, start)]);
+        assert_eq!(outcome.removed.len(), removed);
+    }
+}
+
+/// The initialization section of a playlist.
+fn section(rendition: u16, sequence: u64, uri: &str) -> Announced {
+    let mut section = named(rendition, sequence, uri);
+    section.rendition = section.rendition.sections();
+    section
+}
+
+#[test]
+fn parts_of_one_resource_are_told_apart_by_their_numbers_and_never_guessed() {
+    let mut index = index(1000);
+    let parts = [part(1, 800), part(2, 900)];
+    let mut init = section(0, 1, "all.mp4");
+    init.resource.range = ByteRange::new(0, 800);
+    keep(&mut index, &parts);
+    keep(&mut index, &[init]);
+    assert_eq!(find(&index, "all.mp4", Some(1)), ready(parts[0].clone()));
+    assert_eq!(find(&index, "all.mp4", Some(2)), ready(parts[1].clone()));
+    assert_eq!(find(&index, "all.mp4", None), Lookup::Absent);
+    assert_eq!(index.ambiguous(&news()), None);
+}
+
+#[test]
+fn a_section_is_found_by_its_uri_alone_and_is_no_segment() {
+    let mut index = index(1000);
+    keep(&mut index, &[number(7), number(8)]);
+    let init = section(0, 7, "init.mp4");
+    keep(&mut index, std::slice::from_ref(&init));
+    assert_eq!(find(&index, "init.mp4", None), ready(init));
+    assert_eq!(find(&index, "init.mp4", Some(7)), Lookup::Absent);
+    assert_eq!(index.newest_of_all(&news()), Some(MediaSequence(8)));
+    let summary = index.summary(&news());
+    assert_eq!((summary.segments, summary.bytes), (2, 30));
+}
+
+#[test]
+fn of_two_sections_of_one_name_the_newer_is_meant_and_of_two_renditions_neither() {
+    let mut index = index(1000);
+    let (old, new) = (section(0, 1, "init.mp4"), section(0, 5, "init.mp4"));
+    keep(&mut index, &[old, new.clone()]);
+    assert_eq!(find(&index, "init.mp4", None), ready(new));
+    keep(&mut index, &[section(1, 1, "init.mp4")]);
+    assert_eq!(find(&index, "init.mp4", None), Lookup::Absent);
+    assert_eq!(find(&index, "other.ts", None), Lookup::Absent);
+}
+
+#[test]
+fn what_is_listed_and_not_fetched_is_absent_at_once() {
+    let mut index = index(1000);
+    announce(&mut index, &[number(1)]);
+    assert_eq!(
+        find(&index, "gap.ts", Some(2)),
+        Lookup::Ahead,
+        "not listed yet"
+    );
+    index.listed(&news(), RenditionIndex(0), Some(MediaSequence(2)));
+    assert_eq!(find(&index, "gap.ts", Some(2)), Lookup::Absent);
+    assert_eq!(find(&index, "3.ts", Some(3)), Lookup::Ahead);
 }

@@ -1,0 +1,178 @@
+//! How far behind the live edge of one playlist the box is. Pure: time is an argument.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::hls::MediaPlaylist;
+use crate::ids::MediaSequence;
+
+/// The end of the newest segment is this old at most when it is first listed, or else the encoder's
+/// clock and ours do not agree, or the list is a recording: encoding, publishing and caching take
+/// seconds, at times a minute.
+const PLAUSIBLE: Duration = Duration::from_secs(600);
+/// Segments whose times are remembered, from the live edge backwards: whoever is further behind than
+/// that is behind by the time of the oldest of them at least.
+const REMEMBERED: usize = 64;
+
+/// The live edge of one playlist.
+#[derive(Debug, Default)]
+pub(super) struct Edge {
+    newest: Option<(MediaSequence, Instant)>,
+    /// When the media of each segment ended by the encoder's clock, where the playlist says so
+    /// (`EXT-X-PROGRAM-DATE-TIME`) and can be believed.
+    ends: BTreeMap<MediaSequence, Instant>,
+    ended: bool,
+    missing: bool,
+}
+
+impl Edge {
+    /// A load at `now`, which is `clock` by the wall, brought `media`.
+    pub(super) fn listed(&mut self, media: &MediaPlaylist, now: Instant, clock: SystemTime) {
+        self.ended = media.endlist;
+        let last = media
+            .segments
+            .iter()
+            .rfind(|segment| segment.source.is_ok());
+        let known = self.newest.map(|(newest, _)| newest);
+        let Some(last) = last.filter(|last| Some(last.sequence) > known) else {
+            return;
+        };
+        self.newest = Some((last.sequence, now));
+        let ended_at = |start: SystemTime, duration| {
+            let age = clock.duration_since(start.checked_add(duration)?);
+            // A clock that is ahead of ours by little is right.
+            now.checked_sub(age.unwrap_or_default())
+        };
+        let edge = last.program_time.map(|time| clock.duration_since(time));
+        let early = last.duration + Duration::from_secs(2);
+        let plausible = match edge {
+            Some(Ok(age)) => age < last.duration + PLAUSIBLE,
+            Some(Err(ahead)) => ahead.duration() < early,
+            None => false,
+        };
+        if !plausible {
+            self.ends.clear();
+            return;
+        }
+        for segment in media.segments.iter().rev().take(REMEMBERED) {
+            let end = segment.program_time;
+            let end = end.and_then(|time| ended_at(time, segment.duration));
+            // A time once told stays: the clock here may be set meanwhile.
+            if let Some(end) = end {
+                self.ends.entry(segment.sequence).or_insert(end);
+            }
+        }
+        while self.ends.len() > REMEMBERED {
+            self.ends.pop_first();
+        }
+    }
+
+    /// Since when the box has been behind, with this segment as its newest: by the encoder's clock
+    /// since the end of that segment's media; without such a clock since the newest listed segment
+    /// appeared, as long as that is missing.
+    pub(super) fn behind_since(&mut self, stored: Option<MediaSequence>) -> Option<Instant> {
+        let (newest, appeared) = self.newest?;
+        self.missing = stored < Some(newest);
+        if self.ended && !self.missing {
+            return None;
+        }
+        let stored = stored.unwrap_or_default();
+        let end = self.ends.range(..=stored).next_back();
+        match end.or(self.ends.first_key_value()) {
+            Some((_, end)) => Some(*end),
+            None => self.missing.then_some(appeared),
+        }
+    }
+
+    /// Whether the lag grows as time passes.
+    pub(super) fn moves(&self) -> bool {
+        self.newest.is_some() && (self.missing || !(self.ended || self.ends.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::*;
+    use crate::hls::{Playlist, Variables, parse};
+
+    /// Segments 1 to `newest` of 4 s, the last of which ends `age` seconds before 2020-01-01T01:00.
+    fn list(newest: u64, age: Option<u64>) -> MediaPlaylist {
+        let mut text = "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:1\n".to_owned();
+        if let Some(age) = age {
+            let second = 3600 - age - 4 * newest;
+            let (minute, second) = (second / 60, second % 60);
+            let time = format!("2020-01-01T00:{minute:02}:{second:02}.000Z");
+            text += &format!("#EXT-X-PROGRAM-DATE-TIME:{time}\n");
+        }
+        for number in 1..=newest {
+            text += &format!("#EXTINF:4,\n{number}.ts\n");
+        }
+        let base = Url::parse("http://origin/i.m3u8").unwrap();
+        match parse(&text, &base, &Variables::default()).unwrap() {
+            Playlist::Media(media) => media,
+            Playlist::Multivariant(_) => unreachable!(),
+        }
+    }
+
+    fn clock() -> SystemTime {
+        let time: jiff::Timestamp = "2020-01-01T01:00:00Z".parse().unwrap();
+        time.into()
+    }
+
+    fn seconds(now: Instant, edge: &mut Edge, stored: u64) -> Option<u64> {
+        let since = edge.behind_since(Some(MediaSequence(stored)))?;
+        Some(now.duration_since(since).as_secs())
+    }
+
+    #[test]
+    fn with_a_clock_the_lag_is_since_the_end_of_the_newest_segment_here() {
+        let now = Instant::now() + Duration::from_secs(7200);
+        let mut edge = Edge::default();
+        edge.listed(&list(5, Some(3)), now, clock());
+        assert_eq!(seconds(now, &mut edge, 5), Some(3));
+        assert_eq!(seconds(now, &mut edge, 3), Some(11));
+        assert!(edge.moves(), "it grows when nothing new is listed, too");
+        let later = now + Duration::from_secs(60);
+        assert_eq!(seconds(later, &mut edge, 5), Some(63));
+    }
+
+    #[test]
+    fn without_one_the_lag_is_for_how_long_the_newest_listed_segment_has_been_missing() {
+        let now = Instant::now();
+        let mut edge = Edge::default();
+        edge.listed(&list(5, None), now, clock());
+        let later = now + Duration::from_secs(2);
+        assert_eq!(seconds(later, &mut edge, 4), Some(2));
+        assert!(edge.moves());
+        assert_eq!(seconds(later, &mut edge, 5), None);
+        assert!(!edge.moves());
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_right_is_not_believed() {
+        let now = Instant::now() + Duration::from_secs(7200);
+        let mut edge = Edge::default();
+        edge.listed(&list(5, Some(1500)), now, clock());
+        assert_eq!(seconds(now, &mut edge, 5), None);
+        let mut edge = Edge::default();
+        let unset = clock() - Duration::from_secs(3000);
+        edge.listed(&list(5, Some(3)), now, unset);
+        assert_eq!(seconds(now, &mut edge, 5), None);
+    }
+
+    #[test]
+    fn a_playlist_that_is_complete_is_not_behind_once_its_end_is_here() {
+        let now = Instant::now() + Duration::from_secs(7200);
+        let mut media = list(5, Some(3));
+        media.endlist = true;
+        let mut edge = Edge::default();
+        edge.listed(&media, now, clock());
+        assert_eq!(seconds(now, &mut edge, 4), Some(7));
+        assert_eq!(seconds(now, &mut edge, 5), None);
+        assert!(!edge.moves());
+    }
+}
