@@ -138,11 +138,17 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-fn check(path: &Path) -> Result<(), Failure> {
+/// Reads a configuration, and looks into the files that it names.
+fn load(path: &Path) -> Result<Config, Failure> {
     let config = Config::load(path).map_err(Failure::Config)?;
     if let Some(server) = &config.signal_server {
         SignalServer::check(server).map_err(DaemonError::Signal)?;
     }
+    Ok(config)
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let config = load(path)?;
     say(&format!(
         "{} is right: {} channel{}",
         path.display(),
@@ -158,7 +164,7 @@ async fn run(path: &Path) -> Result<(), Failure> {
     raise_file_limit();
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
-    let mut config = Config::load(path).map_err(Failure::Config)?;
+    let mut config = load(path)?;
     let mut daemon = Daemon::build(config.clone())
         .await
         .map_err(Failure::Daemon)?;
@@ -176,7 +182,7 @@ async fn run(path: &Path) -> Result<(), Failure> {
                     systemd::stopping();
                     log::info!("asked to stop");
                 }
-                new = next_config(&mut hangup, path, &config) => reloaded = Some(new),
+                new = changed(&mut hangup, || load(path), &config) => reloaded = Some(new),
             }
         };
         daemon.run(stopped).await.map_err(Failure::Daemon)?;
@@ -216,18 +222,20 @@ fn raise_file_limit() {
 }
 
 /// Waits until a hang-up finds a configuration that is good and different.
-async fn next_config(hangup: &mut Signal, path: &Path, current: &Config) -> Config {
+async fn changed<C: PartialEq>(
+    hangup: &mut Signal,
+    read: impl Fn() -> Result<C, Failure>,
+    current: &C,
+) -> C {
     loop {
         if hangup.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
         systemd::reloading();
-        match Config::load(path) {
-            Ok(new) if new == *current => {
-                log::info!("{} has not changed", path.display());
-            }
+        match read() {
+            Ok(new) if new == *current => log::info!("the configuration has not changed"),
             Ok(new) => {
-                log::info!("{} is read again", path.display());
+                log::info!("the configuration is read again");
                 return new;
             }
             Err(error) => log::error!("the old configuration stays in force:\n{error}"),
@@ -236,37 +244,65 @@ async fn next_config(hangup: &mut Signal, path: &Path, current: &Config) -> Conf
     }
 }
 
+/// The signalling server. A SIGHUP means what it means to the daemon.
 async fn signal_alone(path: Option<&Path>, listen: Option<SocketAddr>) -> Result<(), Failure> {
     raise_file_limit();
     let mut stop = Stop::new()?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
+    let mut config = signal_config(path, listen)?;
+    let mut server = bind(&config).await?;
+    loop {
+        let scheme = if config.tls.is_some() { "wss" } else { "ws" };
+        log::info!("signalling at {scheme}://{}/", server.local_addr());
+        systemd::ready();
+        let token = CancellationToken::new();
+        let served = server.run(token.clone());
+        tokio::pin!(served);
+        let reloaded = tokio::select! {
+            () = stop.requested() => {
+                systemd::stopping();
+                None
+            }
+            new = changed(&mut hangup, || signal_config(path, listen), &config) => Some(new),
+            () = &mut served => return Ok(()),
+        };
+        token.cancel();
+        served.await;
+        let Some(new) = reloaded else {
+            return Ok(());
+        };
+        server = match bind(&new).await {
+            Ok(server) => {
+                config = new;
+                server
+            }
+            Err(error) => {
+                log::error!("the new configuration cannot be used, the old one stays: {error}");
+                bind(&config).await?
+            }
+        };
+    }
+}
+
+fn signal_config(
+    path: Option<&Path>,
+    listen: Option<SocketAddr>,
+) -> Result<SignalServerConfig, Failure> {
     let config = match path {
-        Some(path) => Config::load(path)
-            .map_err(Failure::Config)?
+        Some(path) => load(path)?
             .signal_server
             .ok_or_else(|| Failure::NoSignalServer(path.to_owned()))?,
         None => SignalServerConfig::new(listen.ok_or(Failure::NoListen)?),
     };
-    let config = SignalServerConfig {
+    Ok(SignalServerConfig {
         listen: listen.unwrap_or(config.listen),
         ..config
-    };
-    let scheme = if config.tls.is_some() { "wss" } else { "ws" };
-    let server = SignalServer::bind(config, Arc::default())
-        .await
-        .map_err(DaemonError::Signal)?;
-    log::info!("signalling at {scheme}://{}/", server.local_addr());
-    systemd::ready();
-    let token = CancellationToken::new();
-    let served = server.run(token.clone());
-    tokio::pin!(served);
-    tokio::select! {
-        () = stop.requested() => {}
-        () = &mut served => return Ok(()),
-    }
-    systemd::stopping();
-    token.cancel();
-    served.await;
-    Ok(())
+    })
+}
+
+async fn bind(config: &SignalServerConfig) -> Result<SignalServer, Failure> {
+    let server = SignalServer::bind(config.clone(), Arc::default()).await;
+    Ok(server.map_err(DaemonError::Signal)?)
 }
 
 /// SIGTERM from systemd, SIGINT from a shell.

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -118,6 +119,9 @@ pub struct SignalServerConfig {
     pub listen: SocketAddr,
     /// With these it is a `wss://` server.
     pub tls: Option<TlsFiles>,
+    /// Tells what these files held when the configuration was read from what they hold later: a
+    /// renewed certificate is a changed configuration. They are read again where they are used.
+    pub tls_digest: u64,
     /// What everybody has to show who enters a channel.
     pub token: Option<String>,
     /// Sockets of one address at once, any number if 0.
@@ -139,6 +143,7 @@ impl SignalServerConfig {
         Self {
             listen,
             tls: None,
+            tls_digest: 0,
             token: None,
             // A campus of 500 viewers behind one NAT whose pages have entered four times each
             // (protocol.md section 3); and one address takes a sixth of all places at most.
@@ -583,7 +588,17 @@ fn signal_server(document: &mut Document, mut section: Section) -> Option<Signal
             None
         }
     };
+    config.tls_digest = config.tls.as_ref().map_or(0, digest);
     listen.map(|_| config)
+}
+
+/// Whoever uses the files says what is wrong with them: here one that is missing is only different.
+fn digest(files: &TlsFiles) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for path in [&files.certificate, &files.key] {
+        std::fs::read(path).ok().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 fn file(value: &toml_span::Value<'_>) -> Result<PathBuf, String> {

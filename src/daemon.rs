@@ -185,19 +185,20 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError::Bug`] when a part ended by itself.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), DaemonError> {
         let serving = CancellationToken::new();
         let meeting = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut rest = JoinSet::new();
 
         let port = self.signal_url.port_or_known_default().unwrap_or(0);
-        let ca = match &mut self.config.signal {
-            SignalConfig::Server { ca, .. } => std::mem::take(ca),
-            SignalConfig::Own => Vec::new(),
+        let own_token = || self.config.signal_server.as_ref()?.token.clone();
+        let (ca, token) = match &self.config.signal {
+            SignalConfig::Server { ca, token, .. } => (ca.clone(), token.clone()),
+            SignalConfig::Own => (Vec::new(), own_token()),
         };
         let dialer = Arc::new(Dialer::new(self.signal_url, ca));
-        let (signal_address, token) =
+        let (signal_address, page_token) =
             for_pages(self.config.signal, self.config.signal_server, port);
         let commands = self.peers.commands();
         let (peer_events, peers) = self.peers.start(serving.clone());
@@ -280,7 +281,7 @@ impl Daemon {
                 http::Sources {
                     channels,
                     signal: signal_address,
-                    signal_token: token,
+                    signal_token: page_token,
                     metrics: Arc::clone(&self.metrics),
                     budget: self.budget.clone(),
                     store: self.store.clone(),
@@ -332,14 +333,16 @@ async fn named(part: &'static str, task: impl Future<Output = ()>) -> &'static s
 }
 
 /// Where pages meet the box, and the token that they have to show there. Our own server they reach
-/// by the host name of the page, at this `port`.
+/// by the host name of the page, at this `port`. The token of another's is not ours to give away.
 fn for_pages(
     signal: SignalConfig,
     own: Option<SignalServerConfig>,
     port: u16,
 ) -> (SignalAddress, Option<String>) {
     match (signal, own) {
-        (SignalConfig::Server { url, token, .. }, _) => (SignalAddress::Signal(url), token),
+        (SignalConfig::Server { url, .. }, _) => {
+            (SignalAddress::Signal(http::without_password(&url)), None)
+        }
         (SignalConfig::Own, Some(own)) if own.tls.is_some() => {
             (SignalAddress::SignalTlsPort(port), own.token)
         }
@@ -412,4 +415,26 @@ fn status_line(metrics: &Metrics, budget: &Budget) -> String {
         line.push_str(&format!(", {apart} without signalling"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_get_no_password_nor_token_of_a_server_that_is_not_ours() {
+        let signal = SignalConfig::Server {
+            url: "wss://box:pass@tracker.example/ws?room=1".parse().unwrap(),
+            ca: Vec::new(),
+            token: Some("theirs".to_owned()),
+        };
+        let mut own = SignalServerConfig::new(([127, 0, 0, 1], 1).into());
+        own.token = Some("ours".to_owned());
+        let (address, token) = for_pages(signal, Some(own.clone()), 443);
+        assert_eq!(token, None);
+        let text = "wss://tracker.example/ws?room=1";
+        assert!(matches!(address, SignalAddress::Signal(url) if url.as_str() == text));
+        let (_, token) = for_pages(SignalConfig::Own, Some(own), 1);
+        assert_eq!(token.as_deref(), Some("ours"));
+    }
 }

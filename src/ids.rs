@@ -183,9 +183,24 @@ impl fmt::Display for PeerId {
     }
 }
 
+/// What somebody else wrote, as a log or a page may have it: control characters escaped, so that it
+/// makes no line of its own, and the first 200 characters at most.
+pub fn tame(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_write_makes_no_line_of_its_own() {
+        assert_eq!(tame("a\nERROR é\u{1b}[2J"), "a\\nERROR é\\u{1b}[2J");
+        assert_eq!(tame(&"é".repeat(300)), "é".repeat(200));
+    }
 
     #[test]
     fn a_peer_id_keeps_the_json_form_it_came_in() {

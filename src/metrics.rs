@@ -1,9 +1,9 @@
-//! Numbers only: every part adds to what concerns it, `http` renders them. Names and labels are
+//! Numbers, and the one word that explains one: every part adds to what concerns it, `http` renders them. Names and labels are
 //! the contract's (README, "Metrics").
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::ids::ChannelName;
 
@@ -107,12 +107,28 @@ pub struct ChannelMetrics {
     /// Whether the channel has been accepted by its signalling server,
     /// `edgeseed_signal_connected`.
     pub signal_connected: AtomicBool,
+    /// Why it is not, if that is known.
+    signal_trouble: Mutex<Option<String>>,
     /// Messages of the signalling server that could not be understood,
     /// `edgeseed_signal_ignored_total`.
     pub signal_ignored: Counter,
 }
 
 impl ChannelMetrics {
+    /// Says why the channel has no signalling server, in words for the operator; `None`: it has one.
+    pub fn set_signal_trouble(&self, trouble: Option<String>) {
+        *self
+            .signal_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why the channel has no signalling server, if that is known.
+    pub fn signal_trouble(&self) -> Option<String> {
+        let trouble = self.signal_trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The results counted for `kind`.
     pub fn origin(&self, kind: OriginKind) -> &OriginResults {
         match kind {

@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use support::daemon::{BINARY, Daemon, Setup, free_address};
 use support::origin::{Live, Origin};
 
@@ -294,4 +296,71 @@ async fn names_that_are_not_served_are_told_in_the_status_and_once_in_the_log() 
         1,
         "{log}"
     );
+}
+
+/// Writes a new certificate and its key into this folder.
+fn renew(dir: &Path) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(dir.join("chain.pem"), made.cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+}
+
+/// What a process writes to its standard error, line by line.
+type Lines = std::io::Lines<BufReader<ChildStderr>>;
+
+/// Reads on until a line has these words.
+fn until(lines: &mut Lines, words: &str) {
+    let mut said = lines.map_while(Result::ok);
+    assert!(
+        said.any(|line| line.contains(words)),
+        "{words:?} is not said"
+    );
+}
+
+#[test]
+fn a_hangup_brings_a_renewed_certificate_and_nothing_that_is_broken() {
+    for command in ["run", "signal"] {
+        let places = Places::new();
+        let dir = places.dir.path();
+        renew(dir);
+        let path = places.write();
+        let with_tls = std::fs::read_to_string(&path).unwrap().replace(
+            "[signal-server]\n",
+            &format!(
+                "[signal-server]\ncertificate = {0:?}\nkey = {1:?}\n",
+                dir.join("chain.pem"),
+                dir.join("key.pem")
+            ),
+        );
+        std::fs::write(&path, &with_tls).unwrap();
+        let mut child = Command::new(BINARY)
+            .args([command, "--config", &path])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let tell = |signal| kill_process(Pid::from_child(&child), signal).unwrap();
+        let started = if command == "run" {
+            "pages at"
+        } else {
+            "signalling at"
+        };
+        until(&mut lines, started);
+        tell(Signal::HUP);
+        until(&mut lines, "has not changed");
+        std::fs::write(dir.join("chain.pem"), "half of").unwrap();
+        tell(Signal::HUP);
+        until(&mut lines, "the old configuration stays in force");
+        std::fs::write(&path, "nonsense").unwrap();
+        tell(Signal::HUP);
+        until(&mut lines, "the old configuration stays in force");
+        std::fs::write(&path, &with_tls).unwrap();
+        renew(dir);
+        tell(Signal::HUP);
+        until(&mut lines, "is read again");
+        until(&mut lines, started);
+        tell(Signal::TERM);
+        lines.for_each(drop);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{command}");
+    }
 }

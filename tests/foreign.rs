@@ -190,6 +190,38 @@ async fn a_channel_that_is_refused_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn why_a_server_refuses_the_channel_is_told_in_log_and_status() {
+    let origin = Origin::start(Live::default()).await;
+    let server = Foreign::start().await;
+    let setup = Setup::channel("news", origin.url()).at(&server.url());
+    let daemon = Daemon::start_ailing(setup).await;
+    let mut guest = server.guest().await;
+    assert_eq!(guest.hear().await["action"], "enter");
+    let reason = "unknown channel\nERROR all is lost";
+    guest
+        .say(json!({"action": "reject", "reason": reason}))
+        .await;
+    let why = "it refuses the channel: unknown channel\\nERROR all is lost";
+    let trouble = eventually("the refusal is told", SOON, async || {
+        let status = daemon.status().await;
+        let trouble = status["channels"][0]["signal_trouble"].as_str();
+        trouble.map(str::to_owned)
+    });
+    assert_eq!(trouble.await, why);
+    let line = format!("channel news: no signalling server: {why}\n");
+    assert!(daemon.problems().await.contains(&line));
+    assert!(daemon.get("/healthz").await.unwrap().contains(&line));
+    let (_guest, _) = server.accept(json!("me")).await;
+    eventually("nothing is wrong any more", SOON, async || {
+        daemon.problems().await.is_empty().then_some(())
+    })
+    .await;
+    let log = daemon.stop().await.stderr;
+    assert!(log.contains(why), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("ERROR")), "{log}");
+}
+
+#[tokio::test]
 async fn an_offer_that_no_connect_announced_is_heard_and_answered_in_its_form() {
     let server = Foreign::start().await;
     let mut channel = Channel::start(&server);

@@ -692,6 +692,31 @@ async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_no
 }
 
 #[tokio::test]
+async fn a_variant_is_served_again_once_no_other_uses_its_names() {
+    let (origin, dir) = (
+        variants("1.ts", "1.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), dir.path());
+    pipeline
+        .until(|store| (store.summary(&news()).segments == 2).then_some(()))
+        .await;
+    let found = first(&pipeline.store, "1.ts");
+    assert!(matches!(found, Found::Absent), "{found:?}");
+    origin.set("/low/index.m3u8", &[one_segment("low1.ts")]);
+    // A list of another kind is lost at once, and looked for at once.
+    let audio = [Answer::Text(MASTER.into()), one_segment("a1.aac")];
+    origin.set("/audio.m3u8", &audio);
+    assert_eq!(
+        pipeline.stored("1.ts", 0).await.read(0..1).unwrap(),
+        [2][..]
+    );
+    assert_eq!(pipeline.store.ambiguous(&news()), None);
+    pipeline.stop().await;
+}
+
+#[tokio::test]
 async fn a_name_that_two_followed_variants_use_is_not_served_and_their_others_are() {
     let (origin, dir) = (
         variants("ad.ts", "ad.ts", "a1.aac"),
@@ -723,6 +748,34 @@ async fn a_name_that_two_followed_variants_use_is_not_served_and_their_others_ar
     assert!(matches!(found, Found::Absent), "{found:?}");
     assert_eq!(pipeline.store.ambiguous(&news()).unwrap().segments, 2);
     pipeline.stop().await;
+}
+
+#[tokio::test]
+async fn one_resource_in_two_variants_is_served_after_a_restart_too() {
+    let (origin, dir) = (
+        variants("low.ts", "high.ts", "a1.aac"),
+        tempfile::tempdir().unwrap(),
+    );
+    let base = origin.serve().await;
+    let advertisement = format!("{base}/ad.ts");
+    for folder in ["low", "high"] {
+        let list = one_segment(&advertisement);
+        origin.set(&format!("/{folder}/index.m3u8"), &[list]);
+    }
+    origin.set("/ad.ts", &[Answer::Bytes(vec![4; 10])]);
+    let url = format!("{base}/m.m3u8");
+    for _ in 0..2 {
+        let pipeline = Pipeline::start_with(&url, dir.path(), 1 << 30, Variants::All);
+        pipeline
+            .until(|store| (store.summary(&news()).segments == 3).then_some(()))
+            .await;
+        assert_eq!(
+            pipeline.stored(&advertisement, 0).await.read(0..1).unwrap(),
+            [4][..]
+        );
+        assert_eq!(pipeline.store.ambiguous(&news()), None);
+        pipeline.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -205,6 +205,7 @@ async fn a_garbage_offer_disturbs_nobody_else() {
     let parent = bad.parent(Duration::from_secs(5)).await.expect("a parent");
     for data in [
         json!({ "type": "offer", "sdp": "garbage" }),
+        json!({ "type": "offer", "sdp": "v=0\r\nERROR forged\nERROR forged" }),
         json!({ "type": "offer", "sdp": "v=0\r\nm=application 9 UDP/DTLS/SCTP x\r\n" }),
         json!({ "type": "offer", "sdp": "v=0\r\n".repeat(3000) }),
         json!({ "type": "offer" }),
@@ -220,6 +221,9 @@ async fn a_garbage_offer_disturbs_nobody_else() {
         gets(&mut good, &origin, sequence).await;
     }
     daemon.until_metric("edgeseed_peers", 1.0).await;
+    let log = daemon.stop().await.stderr;
+    assert_eq!(log.matches(": refused: ").count(), 1, "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("ERROR")), "{log}");
 }
 
 #[tokio::test]

@@ -152,6 +152,12 @@ impl<'a> Follower<'a> {
         let sections = self.rendition.sections();
         self.forget(&update.expired, self.rendition);
         self.forget(&update.expired_sections, sections);
+        if self.newest.is_none() {
+            let listed = media.segments.iter();
+            let listed = listed.map(|s| (s.sequence, s.uri.clone(), s.source.clone()));
+            let listed = announced(self.rendition, listed);
+            self.means.store.identify(&self.channel.name, &listed);
+        }
         if update.changed {
             let init = update.wanted_sections.into_iter();
             let init = init.map(|(number, init)| (number, init.uri.clone(), init.source.clone()));

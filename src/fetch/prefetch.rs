@@ -51,6 +51,8 @@ struct Sources {
     names: Vec<String>,
     /// What followed playlists have in common with others.
     shared: Vec<SharedName>,
+    /// Whether every playlist could be loaded, so that nothing else is shared.
+    seen: bool,
     /// Whether there is a multivariant playlist to go back to.
     multivariant: bool,
 }
@@ -93,7 +95,7 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
             Ok(sources) => {
                 means.store.set_sources(&channel.name, &sources.names).await;
                 backoff = FIRST_BACKOFF;
-                share(channel, means, &sources.shared);
+                share(channel, means, &sources);
                 let urls: Vec<Url> = sources.followed.iter().map(|s| s.url.clone()).collect();
                 board.follows(&urls);
                 follow_all(channel, means, sources).await;
@@ -107,13 +109,13 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
     }
 }
 
-/// Nothing more of these renditions can be told from what others call the same.
-fn share(channel: &ChannelConfig, means: &Means, shared: &[SharedName]) {
-    for name in shared {
-        means
-            .store
-            .share(&channel.name, name.rendition, name.matching, &name.uri);
-    }
+/// What can be told from what others call the same, as of this look.
+fn share(channel: &ChannelConfig, means: &Means, sources: &Sources) {
+    let shared = sources.shared.iter();
+    let shared: Vec<_> = shared
+        .map(|name| (name.rendition, name.matching, name.uri.clone()))
+        .collect();
+    means.store.set_shared(&channel.name, &shared, sources.seen);
 }
 
 /// Loads the channel's playlist and, if it is multivariant, each of those that it lists, once: a
@@ -136,6 +138,7 @@ async fn look(channel: &ChannelConfig, means: &Means) -> Result<Sources, OriginE
                         first,
                     }],
                     shared: Vec::new(),
+                    seen: true,
                     multivariant: false,
                 });
             }
@@ -178,6 +181,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         .map(|(_, first)| first.as_ref().map(|(_, media)| media))
         .collect();
     let shared = hls::shared_names(&lists, followed.len(), channel.matching);
+    let seen = lists.iter().all(Option::is_some);
     loaded.truncate(followed.len());
     let followed = loaded
         .into_iter()
@@ -191,6 +195,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         followed,
         names,
         shared,
+        seen,
         multivariant: true,
     }
 }
@@ -246,7 +251,7 @@ async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
                 again.set(look_in(LOOK_AGAIN));
                 match looked {
                     Ok(now) if now.names == names => {
-                        share(channel, means, &now.shared);
+                        share(channel, means, &now);
                         let found = (0..).map(RenditionIndex).zip(now.followed);
                         let found = found.filter(|(index, _)| lost.contains(index));
                         followers.extend(found.map(|(index, source)| follow(index, source)));

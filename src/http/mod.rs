@@ -99,7 +99,7 @@ pub struct Sources {
     pub channels: Vec<Channel>,
     /// Where viewers meet the box.
     pub signal: SignalAddress,
-    /// What that server wants to see from who enters: shared by all pages, and no secret to them.
+    /// What our own server wants to see from who enters: shared by all pages, and no secret to them.
     pub signal_token: Option<String>,
     /// The numbers.
     pub metrics: Arc<Metrics>,
@@ -249,10 +249,11 @@ struct WatchChannel<'a> {
     url: Url,
 }
 
-/// The page is for the whole LAN, and browsers refuse to load such an address anyway.
-fn without_password(url: &Url) -> Url {
+/// An address as pages may have it: they are for the whole LAN, and browsers refuse to load one with
+/// a password anyway.
+pub fn without_password(url: &Url) -> Url {
     let mut bare = url.clone();
-    // Only fails for URLs that have no host, which a channel's always has.
+    // Only fails for URLs that have no host, which these always have.
     let _ = bare.set_username("");
     let _ = bare.set_password(None);
     bare

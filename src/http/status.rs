@@ -52,6 +52,7 @@ struct Channel {
     url: String,
     prefetch: ChannelStatus,
     signal_connected: bool,
+    signal_trouble: Option<String>,
     segments: usize,
     bytes: u64,
     newest: Option<MediaSequence>,
@@ -76,7 +77,10 @@ pub(super) fn problems(sources: &Sources) -> Vec<String> {
         }
         let numbers = sources.metrics.channel(name);
         if !numbers.signal_connected.load(Ordering::Relaxed) {
-            problems.push(format!("channel {name}: no signalling server"));
+            problems.push(match numbers.signal_trouble() {
+                Some(why) => format!("channel {name}: no signalling server: {why}"),
+                None => format!("channel {name}: no signalling server"),
+            });
         }
     }
     problems
@@ -128,6 +132,7 @@ fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
         url: without_secrets(&config.url),
         prefetch: channel.status.borrow().clone(),
         signal_connected: numbers.signal_connected.load(Ordering::Relaxed),
+        signal_trouble: numbers.signal_trouble(),
         segments: stored.segments,
         bytes: stored.bytes,
         newest: stored.newest,

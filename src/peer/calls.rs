@@ -10,7 +10,7 @@ use super::connection::Connection;
 use super::task::{CONNECT_TIMEOUT, Credentials, Entry, Slot, Task};
 use super::{Event, PeerKey};
 use crate::config::PeerConfig;
-use crate::ids::{BoxId, ChannelId, ChannelName};
+use crate::ids::{BoxId, ChannelId, ChannelName, tame};
 use crate::sibling::proof::{Proof, Secret, Subject};
 use crate::sibling::{Ask, Part};
 
@@ -196,7 +196,10 @@ impl Task {
             return entry.connection.close();
         };
         if let Err(error) = entry.connection.answered(Instant::now(), sibling, sdp) {
-            log::warn!("{key}: the answer of a sibling box cannot be used: {error}");
+            log::warn!(
+                "{key}: the answer of a sibling box cannot be used: {}",
+                tame(&error.to_string())
+            );
             entry.connection.close();
         }
     }

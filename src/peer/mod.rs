@@ -24,6 +24,7 @@ mod addresses;
 mod asks;
 mod calls;
 mod connection;
+mod refusals;
 mod sdp;
 mod setup;
 mod socket;
@@ -40,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budget::Budget;
 use crate::config::PeerConfig;
-use crate::ids::{ChannelId, ChannelName, PeerId};
+use crate::ids::{ChannelId, ChannelName, PeerId, tame};
 use crate::metrics::Metrics;
 use crate::sibling::proof::Proof;
 use crate::sibling::{Ask, Siblings};
@@ -59,9 +60,10 @@ pub struct PeerKey {
     pub peer: PeerId,
 }
 
+/// For the log: the id is what somebody else chose.
 impl fmt::Display for PeerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.channel, self.peer)
+        write!(f, "{}/{}", self.channel, tame(&self.peer.to_string()))
     }
 }
 

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::calls::Calls;
 use super::connection::{Connection, Context, Life};
+use super::refusals::Refusals;
 use super::setup::Identity;
 use super::socket::Socket;
 use super::{Command, Event, Parts, PeerKey, addresses};
+use crate::ids::tame;
 use crate::session::SessionConfig;
 use crate::sibling::proof::Proof;
 
@@ -44,6 +46,9 @@ const UFRAG_LEN: usize = 12;
 
 /// RFC 8839 section 5.4: at least 22 characters and 128 random bits.
 const PASSWORD_LEN: usize = 24;
+
+/// Why a connection is replaced.
+const OFFERED_ANEW: &str = "it made a new offer";
 
 /// A place in the registry; never used twice.
 pub(super) type Slot = u64;
@@ -80,6 +85,7 @@ pub(super) struct Task {
     by_address: HashMap<SocketAddr, Slot>,
     timers: BTreeSet<(Instant, Slot)>,
     pub(super) stopping: bool,
+    refusals: Refusals,
 }
 
 impl Task {
@@ -115,6 +121,7 @@ impl Task {
             by_address: HashMap::new(),
             timers: BTreeSet::new(),
             stopping: false,
+            refusals: Refusals::default(),
         }
     }
 
@@ -229,14 +236,14 @@ impl Task {
                 // Both call at once: the call of the greater one stands.
                 return;
             }
-            self.remove(old, "it made a new offer");
+            self.remove(old, OFFERED_ANEW);
         }
         let refused = match sdp.len() {
             len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
             _ => self.no_place(),
         };
         if let Some(reason) = refused {
-            log::warn!("{key}: refused: {reason}");
+            self.tell_refusal(&key, &reason);
             self.report(Event::Failed { key });
             return;
         }
@@ -256,9 +263,16 @@ impl Task {
                 });
             }
             Err(error) => {
-                log::warn!("{key}: refused: its offer cannot be used: {error}");
+                self.tell_refusal(&key, &format!("its offer cannot be used: {error}"));
                 self.report(Event::Failed { key });
             }
+        }
+    }
+
+    fn tell_refusal(&mut self, key: &PeerKey, why: &str) {
+        match self.refusals.tell(Instant::now(), key, why) {
+            Some(line) => log::warn!("{line}"),
+            None => log::debug!("{key}: refused: {}", tame(why)),
         }
     }
 
@@ -409,6 +423,8 @@ impl Task {
         };
         match entry.connection.sibling() {
             Some(sibling) => log::info!("{}: sibling box {sibling} left: {why}", entry.key),
+            // As often as anybody likes.
+            None if why == OFFERED_ANEW => log::debug!("{}: {why}", entry.key),
             None => log::info!("{}: viewer left: {why}", entry.key),
         }
         self.channel_closed(&entry);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::Backoff;
 use super::messages::{ClientMessage, ServerMessage, dc_id};
 use super::{DataForm, Dialer, SignalData};
-use crate::ids::{ChannelId, PeerId};
+use crate::ids::{ChannelId, PeerId, tame};
 use crate::metrics::ChannelMetrics;
 
 /// How often the level is reported, as pages do (protocol.md section 3).
@@ -192,6 +192,7 @@ impl Client {
                 trouble = None;
                 backoff.went_well_for(since.elapsed());
             }
+            self.metrics.set_signal_trouble(Some(reason.clone()));
             let text = format!("{}: {reason}", self.whereabouts());
             if trouble.as_ref() == Some(&reason) {
                 log::debug!("{text}");
@@ -275,9 +276,7 @@ impl Client {
                                 due = heard;
                             }
                             let rejected = match &event {
-                                Event::Rejected { reason } => Err(End::Lost(
-                                    format!("it refuses the channel: {reason}"),
-                                )),
+                                Event::Rejected { reason } => Err(refused(reason)),
                                 _ => Ok(()),
                             };
                             if let Some(room) = room.take() {
@@ -337,10 +336,8 @@ impl Client {
         let text = match message {
             Some(Ok(Message::Text(text))) => text,
             Some(Ok(Message::Close(Some(frame)))) => {
-                return Err(End::Lost(format!(
-                    "it closed: {} {}",
-                    frame.code, frame.reason
-                )));
+                let why = tame(&frame.reason);
+                return Err(End::Lost(format!("it closed: {} {why}", frame.code)));
             }
             Some(Ok(Message::Close(None))) | None => {
                 return Err(End::Lost("it closed the connection".to_owned()));
@@ -357,7 +354,9 @@ impl Client {
         };
         Ok(match message {
             ServerMessage::Accept { peer_id, .. } => {
-                log::info!("{}: accepted as {peer_id}", self.whereabouts());
+                let id = tame(&peer_id.to_string());
+                log::info!("{}: accepted as {id}", self.whereabouts());
+                self.metrics.set_signal_trouble(None);
                 self.metrics.signal_connected.store(true, Ordering::Relaxed);
                 self.accepted = Some((peer_id.clone(), Instant::now()));
                 Some(Event::Accepted { peer_id })
@@ -389,7 +388,7 @@ impl Client {
     /// Counts what could not be understood.
     fn ignore(&self, what: &str) -> Option<Event> {
         self.metrics.signal_ignored.add(1);
-        log::debug!("{}: ignored: {what}", self.whereabouts());
+        log::debug!("{}: ignored: {}", self.whereabouts(), tame(what));
         None
     }
 
@@ -426,6 +425,14 @@ impl Client {
             },
         })
     }
+}
+
+/// The end by a `reject`, with its reason if it has one.
+fn refused(reason: &str) -> End {
+    End::Lost(match reason {
+        "" => "it refuses the channel".to_owned(),
+        reason => format!("it refuses the channel: {}", tame(reason)),
+    })
 }
 
 async fn say<S>(socket: &mut WebSocketStream<S>, message: ClientMessage) -> Result<(), End>

@@ -11,7 +11,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -93,7 +93,7 @@ pub(super) enum Lookup<S> {
 /// What an announcement brought about.
 #[derive(Debug)]
 pub(super) struct Outcome<S> {
-    /// Segments of the same number under another URI.
+    /// Segments of the same number under another URI, or beyond the quota.
     pub(super) removed: Vec<S>,
     /// The first name ever that stands for two things.
     pub(super) first_clash: Option<String>,
@@ -120,31 +120,32 @@ impl<S: Stored> Index<S> {
         Ticket(self.tickets)
     }
 
-    /// Takes in what an earlier run stored, none of it proven; returns what does not fit any more.
-    pub(super) fn restore(
-        &mut self,
-        segments: impl IntoIterator<Item = (ChannelName, S)>,
-    ) -> Vec<S> {
-        let mut surplus = Vec::new();
-        for (name, segment) in segments {
-            let ticket = self.ticket_for_new();
-            self.disk.used += segment.bytes();
-            let key = (segment.rendition(), segment.sequence());
-            match self.channels.get_mut(&name) {
-                Some(channel) if !channel.entries.contains_key(&key) => {
-                    let entry = Entry {
-                        uri: segment.uri().clone(),
-                        resource: None,
-                        state: State::Unproven(segment, ticket),
-                    };
-                    channel.insert(key, entry);
-                }
-                _ => surplus.push(segment),
+    /// Takes in a segment that an earlier run stored, unproven; removed is what does not fit any more.
+    pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Outcome<S> {
+        let ticket = self.ticket_for_new();
+        let key = (segment.rendition(), segment.sequence());
+        let mut outcome = Outcome {
+            removed: Vec::new(),
+            first_clash: None,
+        };
+        let bytes = segment.bytes();
+        match self.channels.get_mut(name) {
+            Some(channel) if !channel.entries.contains_key(&key) => {
+                let entry = Entry {
+                    uri: segment.uri().clone(),
+                    resource: None,
+                    state: State::Unproven(segment, ticket),
+                };
+                outcome.first_clash = channel.insert(key, entry);
+                self.disk.used += bytes;
+                outcome.removed = self.evict_surplus();
+            }
+            _ => {
+                self.leaves(&segment);
+                outcome.removed.push(segment);
             }
         }
-        self.leave(&surplus);
-        surplus.extend(self.evict_surplus());
-        surplus
+        outcome
     }
 
     /// Removes everything of a channel.
@@ -160,6 +161,19 @@ impl<S: Stored> Index<S> {
         let entries = self.channels.get(name).into_iter();
         let entries = entries.flat_map(|channel| channel.entries.values());
         entries.filter_map(Entry::stored)
+    }
+
+    /// A playlist lists these, whether or not they are fetched: what of them an earlier run stored is
+    /// known now for what it is. The first name ever that stands for two things by that.
+    pub(super) fn identify(&mut self, name: &ChannelName, listed: &[Announced]) -> Option<String> {
+        let channel = self.channels.get_mut(name)?;
+        let mut first_clash = None;
+        for listed in listed {
+            if channel.has(listed) {
+                first_clash = first_clash.or(channel.identify(listed));
+            }
+        }
+        first_clash
     }
 
     pub(super) fn announce(
@@ -179,6 +193,9 @@ impl<S: Stored> Index<S> {
         for announced in segments {
             let key = (announced.rendition, announced.sequence);
             if channel.has(announced) {
+                if let Some(name) = channel.identify(announced) {
+                    outcome.first_clash.get_or_insert(name);
+                }
                 continue;
             }
             outcome.removed.extend(channel.remove(key));
@@ -196,16 +213,20 @@ impl<S: Stored> Index<S> {
         outcome
     }
 
-    /// Nothing of this rendition can be told from what a playlist that is not followed lists, when
-    /// names are matched like that. Whether this is new.
-    pub(super) fn share(
+    /// Nothing of these renditions can be told from what playlists that are not followed list, when
+    /// names are matched like that; of others it can again if all of those were `seen`. Which were
+    /// never told of before.
+    pub(super) fn set_shared(
         &mut self,
         name: &ChannelName,
-        rendition: RenditionIndex,
         matching: Matching,
-    ) -> bool {
-        let channel = self.channels.get_mut(name);
-        channel.is_some_and(|channel| channel.share(rendition, matching))
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
+        match self.channels.get_mut(name) {
+            Some(channel) => channel.set_shared(matching, renditions, seen),
+            None => BTreeSet::new(),
+        }
     }
 
     /// The last number that a playlist lists, whether or not it was announced.

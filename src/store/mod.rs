@@ -125,6 +125,15 @@ pub struct Ambiguous {
     pub segments: usize,
 }
 
+fn tell_clash(channel: &ChannelName, first: Option<String>) {
+    if let Some(name) = first {
+        log::warn!(
+            "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
+             that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
+        );
+    }
+}
+
 impl Store {
     /// Opens the folder: makes it where it is missing, locks it, and proves that it can be written
     /// to. Does not read what earlier runs left ([`Self::recover`]). With each channel comes how its
@@ -214,8 +223,11 @@ impl Store {
         });
         let found = found.await.unwrap_or_default().into_iter();
         let found = found.map(|(channel, segment)| (channel, Arc::new(segment)));
-        let surplus = inner.index().restore(found);
-        inner.discard(surplus);
+        for (channel, segment) in found {
+            let outcome = inner.index().restore(&channel, segment);
+            tell_clash(&channel, outcome.first_clash);
+            inner.discard(outcome.removed);
+        }
         for channel in &inner.channels {
             inner.after_change(channel, Vec::new());
         }
@@ -306,6 +318,14 @@ impl Store {
         stored.cloned().collect()
     }
 
+    /// A playlist lists these, whether or not they are fetched. What an earlier run stored under these
+    /// names and numbers is taken for them; until then, other renditions may mean something else by
+    /// its names, and it is not served by those that they use.
+    pub fn identify(&self, channel: &ChannelName, listed: &[Announced]) {
+        let first_clash = self.inner.index().identify(channel, listed);
+        tell_clash(channel, first_clash);
+    }
+
     /// The playlist lists these and they are about to be fetched: a request for one may wait.
     /// What is stored already stays. Call it, if need be with nothing, at each change of a live
     /// playlist: it also says that the channel is alive.
@@ -314,26 +334,31 @@ impl Store {
             .inner
             .index()
             .announce(channel, segments, Instant::now());
-        if let Some(name) = outcome.first_clash {
-            log::warn!(
-                "channel {channel}: two of its segments are called {name}. Viewers name a segment by \
-                 that, so neither can be served to them; {NAMES_OF_THEIR_OWN}"
-            );
-        }
+        tell_clash(channel, outcome.first_clash);
         self.inner.after_change(channel, outcome.removed);
     }
 
-    /// A playlist of the channel that is not followed gives a name, such as `uri`, to something else
-    /// than this rendition does: from now on nothing of the rendition is found by such names, for
-    /// what that playlist will list next is not known.
-    pub fn share(
+    /// Playlists of the channel that are not followed give a name, such as these, to something else
+    /// than these renditions do: nothing of them is found by such names, for what those playlists
+    /// will list next is not known. It lasts until a later call leaves them out and all playlists
+    /// were `seen` for it.
+    pub fn set_shared(
         &self,
         channel: &ChannelName,
-        rendition: RenditionIndex,
-        matching: Matching,
-        uri: &SegmentUri,
+        shared: &[(RenditionIndex, Matching, SegmentUri)],
+        seen: bool,
     ) {
-        if self.inner.index().share(channel, rendition, matching) {
+        let mut new = Vec::new();
+        {
+            let mut index = self.inner.index();
+            for kind in [Matching::Exact, Matching::Path] {
+                let of_kind = || shared.iter().filter(|(_, matching, _)| *matching == kind);
+                let renditions = of_kind().map(|(rendition, _, _)| *rendition).collect();
+                let told = index.set_shared(channel, kind, renditions, seen);
+                new.extend(of_kind().filter(|(rendition, _, _)| told.contains(rendition)));
+            }
+        }
+        for (rendition, _, uri) in new {
             let what = match rendition.is_sections() {
                 true => "no initialization section",
                 false => "no segment",
@@ -343,8 +368,8 @@ impl Store {
                  followed and in one that is not. Viewers name a segment by that, so {what} of the \
                  followed one can be served to them; {NAMES_OF_THEIR_OWN}"
             );
-            self.inner.after_change(channel, Vec::new());
         }
+        self.inner.after_change(channel, Vec::new());
     }
 
     /// Whether an announced segment is here, whole: one that an earlier run stored is read back now.

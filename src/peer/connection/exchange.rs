@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use rtc::shared::error::Error as RtcError;
 
 use super::{Connection, Context, Life};
+use crate::ids::tame;
 use crate::session::{Answer, AskId, CloseReason, Found, Input, Lost, Output, RequestId};
 use crate::store;
 use crate::wire::{Claim, MAX_TEXT, Request};
@@ -52,8 +53,9 @@ impl Connection {
                     context.metrics.refused_messages.add(1);
                     if !std::mem::replace(&mut self.told_of_bad_message, true) {
                         log::warn!(
-                            "{}: refused {reason}; further ones go unmentioned",
-                            self.key
+                            "{}: refused {}; further ones go unmentioned",
+                            self.key,
+                            tame(&reason)
                         );
                     }
                 }

@@ -9,7 +9,8 @@
 //! - A number is that of a segment. A URI alone is not served where it stands for several parts of
 //!   one resource, as in a list of byte ranges.
 //! - A URI that two followed renditions give to different resources is ambiguous and is not served,
-//!   for as long as either of them lists it. Their other names are served.
+//!   for as long as either of them lists it. Their other names are served. What an earlier run stored
+//!   is not known to be the same resource, and is not served under such a name, until it is listed.
 //! - Such renditions are not loaded at the same instant: the next shared name is in the one list
 //!   before it is in the other. So from the first clash on a segment is held until the other list
 //!   has come as far as its number, and then either shows the same name or cannot mean it. (To do so
@@ -17,9 +18,9 @@
 //!   left is a viewer who is faster than our next load when the first name ever is shared.)
 //! - Playlists that are not followed are only looked at from time to time. Where one of them shares a
 //!   name with a followed rendition, its next names cannot be seen coming, so that nothing of that
-//!   rendition is served ([`Channel::share`]).
+//!   rendition is served ([`Channel::set_shared`]), until a look at all of them finds none shared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::names::Names;
@@ -51,7 +52,7 @@ pub(super) struct Channel<S> {
 #[derive(Debug)]
 pub(super) struct Entry<S> {
     pub(super) uri: SegmentUri,
-    /// Not known of a segment that an earlier run stored.
+    /// Not known of a segment that an earlier run stored, until a playlist lists it.
     pub(super) resource: Option<Resource>,
     pub(super) state: State<S>,
 }
@@ -90,11 +91,17 @@ impl<S: Stored> Channel<S> {
             .collect()
     }
 
-    /// Whether it is new that `rendition` shares names with a playlist that is not followed.
-    pub(super) fn share(&mut self, rendition: RenditionIndex, matching: Matching) -> bool {
+    /// Which renditions share names of this kind with playlists that are not followed; of what was
+    /// known before nothing is taken back unless all were `seen`. Which never did before.
+    pub(super) fn set_shared(
+        &mut self,
+        matching: Matching,
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
         match matching {
-            Matching::Exact => self.by_uri.share(rendition),
-            Matching::Path => self.by_path.share(rendition),
+            Matching::Exact => self.by_uri.set_shared(renditions, seen),
+            Matching::Path => self.by_path.set_shared(renditions, seen),
         }
     }
 
@@ -122,9 +129,11 @@ impl<S: Stored> Channel<S> {
         let Some((key, entry)) = best else {
             return self.not_listed(sequence, now);
         };
-        let mut others = bearers.map(|(_, other)| other);
-        let ranges = sequence.is_none() && others.any(|other| other.is_another_part(entry));
-        if ranges || names.is_ambiguous(name, key.0) {
+        let ranges = sequence.is_none() && bearers.clone().any(|(_, o)| o.is_another_part(entry));
+        let doubt = bearers
+            .filter(|(other, _)| other.0.playlist() != key.0.playlist())
+            .any(|(_, other)| other.resource.is_none() || entry.resource.is_none());
+        if ranges || doubt || names.is_ambiguous(name, key.0) {
             return Lookup::Absent;
         }
         if self.may_clash(names, key) {
@@ -141,12 +150,10 @@ impl<S: Stored> Channel<S> {
         }
     }
 
-    /// What is listed and not served because of its name.
+    /// What is listed and not served because of its name, even as the playlist writes it.
     pub(super) fn ambiguous(&self) -> Option<Ambiguous> {
-        let refused = |(key, entry): &(&Key, &Entry<S>)| {
-            let mut names = self.names(entry.uri.as_str()).into_iter();
-            names.any(|(names, name)| names.is_ambiguous(name, key.0))
-        };
+        let refused =
+            |(key, entry): &(&Key, &Entry<S>)| self.by_uri.is_ambiguous(entry.uri.as_str(), key.0);
         let mut refused = self.entries.iter().filter(refused);
         let (_, first) = refused.next()?;
         Some(Ambiguous {
@@ -167,7 +174,7 @@ impl<S: Stored> Channel<S> {
         if self.matching == Matching::Path {
             let path = Matching::Path.name(uri);
             // Also within one rendition: there it may be the query that tells two apart.
-            let unlike = |o: &Key| other(o).is_some_and(|o| o.uri != entry.uri);
+            let unlike = |o: &Key| elsewhere(o) || other(o).is_some_and(|o| o.uri != entry.uri);
             clash = clash.or(self.by_path.insert(path, key, unlike).then_some(path));
         }
         let clash = clash.map(str::to_owned);
@@ -175,27 +182,35 @@ impl<S: Stored> Channel<S> {
         clash
     }
 
+    /// A playlist lists what an earlier run stored: now it is known what it is, and thus whether its
+    /// name is the first to stand for two things.
+    pub(super) fn identify(&mut self, listed: &Announced) -> Option<String> {
+        let key = (listed.rendition, listed.sequence);
+        self.entries
+            .get(&key)
+            .filter(|entry| entry.resource.is_none())?;
+        let mut entry = self.take(key)?;
+        entry.resource = Some(listed.resource.clone());
+        self.insert(key, entry)
+    }
+
     pub(super) fn remove(&mut self, key: Key) -> Option<S> {
+        self.take(key)?.state.stored()
+    }
+
+    fn take(&mut self, key: Key) -> Option<Entry<S>> {
         let entry = self.entries.remove(&key)?;
         let uri = entry.uri.as_str();
         self.by_uri.remove(uri, key);
         self.by_path.remove(Matching::Path.name(uri), key);
-        entry.state.stored()
+        Some(entry)
     }
 
     /// Whether this is stored, or on its way, already. What an earlier run stored is known by the
     /// name that it had then.
-    pub(super) fn has(&mut self, announced: &Announced) -> bool {
-        let is_same = self.is_same(announced);
-        let entry = self
-            .entries
-            .get_mut(&(announced.rendition, announced.sequence));
-        let Some(entry) = entry.filter(|entry| is_same && !entry.is_gone()) else {
-            return false;
-        };
-        let resource = || announced.resource.clone();
-        entry.resource.get_or_insert_with(resource);
-        true
+    pub(super) fn has(&self, announced: &Announced) -> bool {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        entry.is_some_and(|entry| self.is_same(announced) && !entry.is_gone())
     }
 
     pub(super) fn standing(&self, announced: &Announced) -> Lookup<S> {
@@ -290,9 +305,10 @@ fn is_past(wanted: MediaSequence, newest: MediaSequence) -> bool {
 }
 
 impl<S> Entry<S> {
-    /// Whether the same URI is another resource there; in doubt it is.
+    /// Whether the same URI is another resource there, as far as is known.
     fn is_unlike(&self, other: &Self) -> bool {
-        self.resource.is_none() || self.resource != other.resource
+        let known = self.resource.is_some() && other.resource.is_some();
+        known && self.resource != other.resource
     }
 
     /// Whether both are parts, or one is and the other all, of what has the same URI.

@@ -13,6 +13,8 @@ pub(super) struct Names {
     clashing: BTreeSet<RenditionIndex>,
     /// Renditions that have a name in common with a playlist that is not followed.
     shared: BTreeSet<RenditionIndex>,
+    /// Those that ever had.
+    shared_told: BTreeSet<RenditionIndex>,
     clash_told: bool,
 }
 
@@ -47,9 +49,21 @@ impl Names {
         }
     }
 
-    /// A playlist that is not followed shares names with this rendition. Whether this is new.
-    pub(super) fn share(&mut self, rendition: RenditionIndex) -> bool {
-        self.shared.insert(rendition)
+    /// Playlists that are not followed share names with these renditions, and with no others if
+    /// all of them were `seen`. Which of these never did before.
+    pub(super) fn set_shared(
+        &mut self,
+        renditions: BTreeSet<RenditionIndex>,
+        seen: bool,
+    ) -> BTreeSet<RenditionIndex> {
+        let new = renditions.difference(&self.shared_told).copied().collect();
+        self.shared_told.extend(&new);
+        if seen {
+            self.shared = renditions;
+        } else {
+            self.shared.extend(renditions);
+        }
+        new
     }
 
     /// Who bears the name, if anybody does.

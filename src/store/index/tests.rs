@@ -180,11 +180,9 @@ fn the_quota_evicts_what_is_furthest_behind_and_never_for_something_older() {
 #[test]
 fn room_is_made_from_the_channel_that_is_furthest_behind() {
     let mut index = index(40);
-    let sport = || "sport".into();
-    index.restore([
-        (sport(), Fake(number(1), 10)),
-        (sport(), Fake(number(9), 10)),
-    ]);
+    let sport = || ChannelName::from("sport");
+    index.restore(&sport(), Fake(number(1), 10));
+    index.restore(&sport(), Fake(number(9), 10));
     announce(&mut index, &[number(100), number(101)]);
     assert_eq!(store(&mut index, &number(100), 10), Some(vec![]));
     let room = reserve(&mut index, &number(101), 20, 0);
@@ -245,7 +243,7 @@ fn what_expired_counts_until_its_file_is_deleted_and_so_do_files_that_cannot_be(
 fn what_an_earlier_run_stored_is_found_once_it_is_proven() {
     let mut index = index(1000);
     let fake = Fake(number(1), 10);
-    index.restore([(news(), fake.clone())]);
+    index.restore(&news(), fake.clone());
     announce(&mut index, &[number(1), number(2)]);
     let Lookup::Unproven(_, ticket) = find(&index, "1.ts", Some(1)) else {
         panic!("it is there");
@@ -259,7 +257,8 @@ fn what_an_earlier_run_stored_is_found_once_it_is_proven() {
 fn what_is_not_whole_is_on_its_way_again_if_it_is_listed() {
     let mut index = index(1000);
     let (listed, old) = (Fake(number(2), 10), Fake(number(1), 10));
-    index.restore([(news(), listed.clone()), (news(), old.clone())]);
+    index.restore(&news(), listed.clone());
+    index.restore(&news(), old.clone());
     announce(&mut index, &[number(2)]);
     for (fake, uri, then) in [
         (listed, "2.ts", Lookup::Coming),
@@ -280,7 +279,7 @@ fn what_is_not_whole_is_on_its_way_again_if_it_is_listed() {
 fn what_was_stored_under_another_token_is_the_same_where_names_are_matched_by_path() {
     for (matching, removed) in [(Matching::Path, 0), (Matching::Exact, 1)] {
         let mut index = index_of(1000, matching);
-        index.restore([(news(), Fake(named(0, 1, "1.ts?t=old"), 10))]);
+        index.restore(&news(), Fake(named(0, 1, "1.ts?t=old"), 10));
         let outcome = announce(&mut index, &[named(0, 1, "1.ts?t=new")]);
         assert_eq!(outcome.removed.len(), removed);
     }
@@ -312,9 +311,61 @@ fn another_uri_under_a_known_number_replaces_it() {
 #[test]
 fn more_than_the_quota_is_not_restored() {
     let mut index = index(20);
-    let stored = [1, 2, 3].map(|sequence| (news(), Fake(number(sequence), 10)));
-    assert_eq!(index.restore(stored), [Fake(number(1), 10)]);
+    index.restore(&news(), Fake(number(3), 10));
+    index.restore(&news(), Fake(number(2), 10));
+    let outcome = index.restore(&news(), Fake(number(1), 10));
+    assert_eq!(outcome.removed, [Fake(number(1), 10)]);
     assert_eq!(index.used(Pool::Disk), 20);
+}
+
+#[test]
+fn a_clash_of_what_an_earlier_run_stored_is_told_once_it_is_listed_and_never_served() {
+    let mut index = index(1000);
+    let (ours, theirs) = (named(0, 1, "ad.ts"), named(1, 1, "ad.ts"));
+    for segment in [&ours, &theirs] {
+        let outcome = index.restore(&news(), Fake(segment.clone(), 10));
+        assert_eq!(outcome.first_clash, None, "nobody knows");
+    }
+    assert_eq!(index.identify(&news(), &[ours]), None);
+    announce(&mut index, &[]);
+    assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent, "in doubt");
+    let clash = index.identify(&news(), &[theirs]);
+    assert_eq!(clash.as_deref(), Some("ad.ts"));
+    assert_eq!(find(&index, "ad.ts", Some(1)), Lookup::Absent);
+    assert_eq!(index.ambiguous(&news()).unwrap().segments, 2);
+}
+
+#[test]
+fn a_clash_of_paths_that_an_earlier_run_stored_is_told() {
+    let mut index = index_of(1000, Matching::Path);
+    let outcome = index.restore(&news(), Fake(named(0, 1, "s.ts?n=1"), 10));
+    assert_eq!(outcome.first_clash, None);
+    let outcome = index.restore(&news(), Fake(named(0, 2, "s.ts?n=2"), 10));
+    assert_eq!(outcome.first_clash.as_deref(), Some("s.ts"));
+}
+
+#[test]
+fn one_resource_in_two_renditions_is_served_after_a_restart_too() {
+    let mut index = index(1000);
+    let url = "http://ads/1.ts";
+    let both = [named(0, 1, url), named(1, 1, url)];
+    for segment in &both {
+        index.restore(&news(), Fake(segment.clone(), 10));
+    }
+    assert_eq!(index.identify(&news(), &both), None);
+    announce(&mut index, &[]);
+    assert!(matches!(find(&index, url, Some(1)), Lookup::Unproven(..)));
+    assert_eq!(index.ambiguous(&news()), None);
+}
+
+#[test]
+fn of_one_name_and_query_in_two_renditions_neither_is_found_by_its_path() {
+    let mut index = index_of(1000, Matching::Path);
+    keep(
+        &mut index,
+        &[named(0, 1, "1.ts?t=x"), named(1, 1, "1.ts?t=x")],
+    );
+    assert_eq!(find(&index, "1.ts?t=theirs", Some(1)), Lookup::Absent);
 }
 
 /// Announces and stores these, in this order.
@@ -417,8 +468,12 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     let (video, audio) = (number(1), named(1, 1, "a1.aac"));
     keep(&mut index, &[video.clone(), audio.clone()]);
     let shared = RenditionIndex(0);
-    assert!(index.share(&news(), shared, Matching::Exact));
-    assert!(!index.share(&news(), shared, Matching::Exact), "told once");
+    let share = |index: &mut Index<Fake>, shared: &[RenditionIndex], seen| {
+        let shared = shared.iter().copied().collect();
+        index.set_shared(&news(), Matching::Exact, shared, seen)
+    };
+    assert_eq!(share(&mut index, &[shared], true).len(), 1);
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "a1.aac", Some(1)), ready(audio));
     assert_eq!(index.ambiguous(&news()).unwrap().example, video.uri);
@@ -427,6 +482,16 @@ fn of_a_rendition_that_shares_names_with_an_unfollowed_one_nothing_is_served() {
     assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     assert_eq!(find(&index, "6.ts", Some(6)), Lookup::Absent);
     assert_eq!(find(&index, "a2.aac", Some(2)), Lookup::Ahead);
+    share(&mut index, &[], false);
+    assert_eq!(
+        find(&index, "2.ts", Some(2)),
+        Lookup::Absent,
+        "who knows what the unseen one lists"
+    );
+    share(&mut index, &[], true);
+    assert_eq!(find(&index, "2.ts", Some(2)), ready(number(2)));
+    assert!(share(&mut index, &[shared], true).is_empty(), "told once");
+    assert_eq!(find(&index, "2.ts", Some(2)), Lookup::Absent);
     index.clear(&news());
     keep(&mut index, &[number(1)]);
     assert_eq!(
@@ -469,6 +534,7 @@ fn a_path_is_ambiguous_where_only_the_query_tells_segments_apart() {
     assert_eq!(find(&index, "seg.ts?n=2", Some(2)), ready(two));
     assert_eq!(find(&index, "seg.ts?n=1&t=x", Some(1)), Lookup::Absent);
     assert_eq!(find(&index, "seg.ts", None), Lookup::Absent);
+    assert_eq!(index.ambiguous(&news()), None, "each has a name of its own");
 }
 
 fn part(sequence: u64, start: u64) -> Announced {
@@ -481,7 +547,7 @@ fn part(sequence: u64, start: u64) -> Announced {
 fn what_was_stored_as_another_part_of_a_resource_is_another_segment() {
     for (start, removed) in [(800, 0), (900, 1)] {
         let mut index = index(1000);
-        index.restore([(news(), Fake(part(1, 800), 10))]);
+        index.restore(&news(), Fake(part(1, 800), 10));
         let outcome = announce(&mut index, &[part(1, start)]);
         assert_eq!(outcome.removed.len(), removed);
     }
