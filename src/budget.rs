@@ -1,8 +1,9 @@
 //! One budget for every byte of media in flight (`[memory] max-buffers`): downloads and peers
 //! take from it before they hold media, and give back by dropping the [`Share`].
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
@@ -12,11 +13,20 @@ pub struct Budget {
     account: Arc<Account>,
 }
 
-#[derive(Debug)]
 struct Account {
     total: usize,
     used: AtomicUsize,
     freed: Notify,
+    on_shortage: OnceLock<Box<dyn Fn(usize) + Send + Sync>>,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("total", &self.total)
+            .field("used", &self.used)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bytes taken from a [`Budget`]; dropping it gives them back.
@@ -35,6 +45,7 @@ impl Budget {
                 total,
                 used: AtomicUsize::new(0),
                 freed: Notify::new(),
+                on_shortage: OnceLock::new(),
             }),
         }
     }
@@ -49,8 +60,28 @@ impl Budget {
         self.account.total
     }
 
-    /// Takes `bytes` now, or nothing: `None` means the budget has no room for them at present.
+    /// Has `give_up` called with the bytes that are missing whenever somebody cannot take what is
+    /// needed: whoever holds what could be done without lets go of it there, at once. The first
+    /// caller is the only one.
+    pub fn on_shortage(&self, give_up: impl Fn(usize) + Send + Sync + 'static) {
+        // One store per budget; a second one would only be held less well.
+        let _ = self.account.on_shortage.set(Box::new(give_up));
+    }
+
+    /// Takes `bytes` now, or nothing: `None` means the budget has no room for them at present, not
+    /// even without what could be done without.
     pub fn try_take(&self, bytes: usize) -> Option<Share> {
+        let took = self.try_take_spare(bytes);
+        if took.is_some() || bytes > self.account.total {
+            return took;
+        }
+        let missing = (self.used() + bytes).saturating_sub(self.account.total);
+        self.account.on_shortage.get()?(missing);
+        self.try_take_spare(bytes)
+    }
+
+    /// Takes `bytes` of what nobody else needs, for what can be done without.
+    pub fn try_take_spare(&self, bytes: usize) -> Option<Share> {
         let took = self
             .account
             .used
@@ -85,6 +116,22 @@ impl Share {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Gives back all but `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes.saturating_sub(bytes);
+        self.bytes -= surplus;
+        drop(Self {
+            account: Arc::clone(&self.account),
+            bytes: surplus,
+        });
+    }
+
+    /// Makes one share of two of the same budget.
+    pub fn join(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.account, &other.account));
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
 }
 
 impl Drop for Share {
@@ -96,6 +143,8 @@ impl Drop for Share {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -106,6 +155,22 @@ mod tests {
         drop(first);
         assert_eq!(budget.try_take(100).unwrap().bytes(), 100);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_can_be_done_without_is_let_go_for_what_is_needed() {
+        let budget = Budget::new(100);
+        let spare = Mutex::new(budget.try_take_spare(60));
+        budget.on_shortage(move |missing| {
+            assert_eq!(missing, 10);
+            drop(spare.lock().unwrap().take());
+        });
+        assert!(budget.try_take_spare(50).is_none());
+        let mut needed = budget.try_take(50).unwrap();
+        needed.join(budget.try_take(10).unwrap());
+        assert_eq!((needed.bytes(), budget.used()), (60, 60));
+        needed.shrink_to(45);
+        assert_eq!((needed.bytes(), budget.used()), (45, 45));
     }
 
     #[tokio::test]

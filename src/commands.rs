@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +22,10 @@ use crate::{exit, systemd};
 
 mod probe;
 mod status;
+
+/// How long what is being written to the disk may take once all else has ended. What is cut short
+/// is found by the next start.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -98,7 +103,13 @@ impl Failure {
 /// [`Failure`], with the exit code that belongs to it.
 pub fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run { config } => runtime()?.block_on(run(&config)),
+        Command::Run { config } => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(run(&config));
+            // A disk that does not answer does not hold up the stop.
+            runtime.shutdown_timeout(LAST_WRITES);
+            ended
+        }
         Command::Check { config } => check(&config),
         Command::Demo { listen } => runtime()?.block_on(async {
             let mut stop = Stop::new()?;

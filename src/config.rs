@@ -178,18 +178,20 @@ pub struct PeerConfig {
 /// `[store]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// Where segments lie, one folder for each channel.
+    /// Where segments lie, one folder for each channel. May be on a tmpfs.
     pub dir: PathBuf,
-    /// Bytes of segments at most; the oldest go first.
+    /// Bytes of segments at most; those the furthest behind their live edge go first.
     pub max_size: u64,
-    /// Bytes of the file system that are left free for others.
+    /// Bytes of the file system that are left free for others. Where there are fewer, nothing is
+    /// written.
     pub min_free: u64,
 }
 
 /// `[memory]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryConfig {
-    /// Every byte of media in flight, all peers and downloads together.
+    /// Every byte of media in flight, all peers and downloads together, and what is held in memory
+    /// while the disk fails (half of it at most).
     pub max_buffers: usize,
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use crate::budget::Budget;
@@ -79,6 +80,7 @@ impl DaemonError {
     /// The exit code for this error ([`crate::exit`]).
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Store(StoreError::InUse(_)) => exit::UNAVAILABLE,
             // A store that cannot be written, whatever the system's word for it.
             Self::Store(_)
             | Self::Peer(PeerError::Permission(_))
@@ -125,7 +127,8 @@ impl Daemon {
         let budget = Budget::new(config.memory.max_buffers);
         let channels = config.channels.iter();
         let channels = channels.map(|channel| (channel.name.clone(), channel.matching));
-        let store = Store::open(config.store.clone(), channels, Arc::clone(&metrics))
+        let numbers = Arc::clone(&metrics);
+        let store = Store::open(config.store.clone(), channels, numbers, budget.clone())
             .map_err(DaemonError::Store)?;
         let origin = OriginClient::new().map_err(DaemonError::Fetch)?;
         let (siblings, asks) = Siblings::new();
@@ -281,7 +284,7 @@ impl Daemon {
                     signal_token: page_token,
                     metrics: Arc::clone(&self.metrics),
                     budget: self.budget.clone(),
-                    store: self.store,
+                    store: self.store.clone(),
                     store_max: self.config.store.max_size,
                     peers: commands.clone(),
                     started: self.started,
@@ -294,12 +297,17 @@ impl Daemon {
             heartbeat(self.metrics, self.budget, commands, meeting.clone()),
         ));
 
+        // While the playlists are being loaded.
+        let store = self.store.clone();
+        let recovering = AbortOnDropHandle::new(tokio::spawn(async move { store.recover().await }));
+
         systemd::ready();
         let ended = tokio::select! {
             () = stop => None,
             ended = servers.join_next() => ended,
             ended = rest.join_next() => ended,
         };
+        drop(recovering);
         serving.cancel();
         // Viewers first: what is being sent is sent whole, for `stop-timeout` at most.
         while servers.join_next().await.is_some() {}

@@ -14,13 +14,13 @@
 //!        └───────────────┘         ▼                               │ daemon::meeting
 //!                            ┌───────────┐  find   ┌───────────────▼──┐ REQUEST  ┌─────────┐
 //!                            │ fetch     ├► store ◄┤ peer ──► session ├◄────────►│ viewers │
-//!                            └───────────┘  mmap   └──────────────────┘  BINARY  └─────────┘
+//!                            └───────────┘  read   └──────────────────┘  BINARY  └─────────┘
 //! ```
 //!
 //! 1. [`hls`] reads a playlist and says which segments are wanted, which have expired, and when to
 //!    load it again. [`fetch`] does so: it loads playlists and streams segments to disk.
-//! 2. [`store`] keeps segments as files, knows which are there and which are on their way, and hands
-//!    them out as mapped memory. A segment is never held whole in memory of our own.
+//! 2. [`store`] keeps segments as files, knows which are there and which are on their way, and reads
+//!    them packet by packet. A segment is held whole in memory only while the disk fails.
 //! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
 //! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer. What a viewer says
 //!    goes to its [`session`], which decides; [`wire`] has the messages and packets. Other boxes of
@@ -45,6 +45,11 @@
 //!   other.
 //! - The command line is split: [`cli`] is what can be said, [`commands`] what is done, so that
 //!   `main.rs` stays a doorbell; [`exit`] and [`logging`] are what both rely on.
+//! - Segments are read with pread(2), not mapped: an error of the disk is then an error and not a
+//!   SIGBUS, what the kernel caches does not look like memory of ours, and a packet costs the one copy
+//!   that it cost before. There is no `unsafe` code.
+//! - What an earlier run stored is proven to be whole when its playlist lists it again, or somebody
+//!   asks for it: a start reads none of it.
 //! - A REQUEST for the URI *after* the newest known one is held too, if its `sn` is just past it:
 //!   a viewer that loads the playlist a moment before the box asks for what the box has not heard
 //!   of. No segment is fetched because of it; it only brings the next load of the playlist forward,

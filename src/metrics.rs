@@ -210,6 +210,12 @@ pub struct Metrics {
     pub channels: BTreeMap<ChannelName, Arc<ChannelMetrics>>,
     /// Bytes of segments on disk, `edgeseed_store_bytes`.
     pub store_bytes: Gauge,
+    /// Bytes of segments in memory because the disk fails, `edgeseed_store_memory_bytes`.
+    pub store_memory_bytes: Gauge,
+    /// Bytes written to the disk, by which its wear is judged, `edgeseed_store_written_bytes_total`.
+    pub store_written_bytes: Counter,
+    /// 1 unless the disk fails, `edgeseed_store_writable`.
+    pub store_writable: Gauge,
     /// Open peers, `edgeseed_peers`.
     pub peers: Gauge,
     /// Offers that were seen but never followed by an ICE check: what a browser's Local Network
@@ -224,13 +230,15 @@ pub struct Metrics {
 impl Metrics {
     /// Numbers for these channels, all zero.
     pub fn new<'a>(channels: impl IntoIterator<Item = &'a ChannelName>) -> Self {
-        Self {
+        let metrics = Self {
             channels: channels
                 .into_iter()
                 .map(|name| (name.clone(), Arc::default()))
                 .collect(),
             ..Self::default()
-        }
+        };
+        metrics.store_writable.set(1);
+        metrics
     }
 
     /// The numbers of one channel; of an unknown one, numbers that nobody reads.

@@ -17,7 +17,7 @@ use edgeseed::fetch::{self, ChannelStatus, OriginClient};
 use edgeseed::ids::{ChannelName, MediaSequence};
 use edgeseed::metrics::Metrics;
 use edgeseed::sibling::Siblings;
-use edgeseed::store::{Found, Segment, Store};
+use edgeseed::store::{Found, Reader, Store};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::net::TcpListener;
@@ -146,8 +146,9 @@ impl Pipeline {
             max_size: 1 << 30,
             min_free: 0,
         };
-        let store =
-            Store::open(config, [(news(), channel.matching)], Arc::clone(&metrics)).unwrap();
+        let budget = Budget::new(4 << 20);
+        let (channels, numbers) = ([(news(), channel.matching)], Arc::clone(&metrics));
+        let store = Store::open(config, channels, numbers, budget.clone()).unwrap();
         let (sender, status) = watch::channel(ChannelStatus::default());
         let stop = CancellationToken::new();
         tokio::spawn(fetch::run(
@@ -155,7 +156,7 @@ impl Pipeline {
             fetch::Parts {
                 client: OriginClient::new().unwrap(),
                 store: store.clone(),
-                budget: Budget::new(4 << 20),
+                budget,
                 siblings: Siblings::new().0,
                 metrics: metrics.channel(&news()),
                 status: sender,
@@ -175,9 +176,9 @@ impl Pipeline {
         self.store.find(&news(), uri, sequence.map(MediaSequence))
     }
 
-    async fn ready(&self, uri: &str, sequence: Option<u64>) -> Arc<Segment> {
+    async fn ready(&self, uri: &str, sequence: Option<u64>) -> Reader {
         self.until(|pipeline| match pipeline.find(uri, sequence) {
-            Found::Ready(segment) => Some(segment),
+            Found::Ready(reader) => Some(reader),
             _ => None,
         })
         .await
@@ -217,8 +218,8 @@ fn bytes(range: Range<usize>) -> Vec<u8> {
     range.map(|at| (at * 31 + at / 256) as u8).collect()
 }
 
-fn all(segment: &Segment) -> &[u8] {
-    segment.bytes(0..segment.len())
+fn all(segment: &Reader) -> Vec<u8> {
+    segment.read(0..usize::MAX).unwrap().into()
 }
 
 /// A playlist from `first` on of these lines.
@@ -247,7 +248,7 @@ async fn an_initialization_section_is_fetched_once_and_stays_as_long_as_it_is_ne
     let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "window = \"3s\"");
     let init = pipeline.ready("init.mp4?v=1", None).await;
     assert_eq!(all(&init), b"the section");
-    assert_eq!(all(&*pipeline.ready("3.m4s", Some(3)).await), b"segment 3");
+    assert_eq!(all(&pipeline.ready("3.m4s", Some(3)).await), b"segment 3");
     origin.set("/i.m3u8", list(9, &[map, "9.m4s", "10.m4s", "11.m4s"]));
     pipeline.ready("11.m4s", Some(11)).await;
     assert!(
@@ -271,7 +272,7 @@ async fn an_initialization_section_is_fetched_once_and_stays_as_long_as_it_is_ne
         "15.m4s",
     ];
     origin.set("/i.m3u8", list(13, &next));
-    assert_eq!(all(&*pipeline.ready("next.mp4", None).await), b"another");
+    assert_eq!(all(&pipeline.ready("next.mp4", None).await), b"another");
     pipeline.ready("15.m4s", Some(15)).await;
     pipeline
         .until(|pipeline| is_absent(&pipeline.find("init.mp4?v=1", None)).then_some(()))
@@ -289,7 +290,7 @@ async fn an_encoder_that_starts_anew_writes_another_section_under_the_old_name()
     origin.set("/i.m3u8", list(1, &[map, "1.m4s", "2.m4s"]));
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "");
-    assert_eq!(all(&*pipeline.ready("init.mp4", None).await), b"old");
+    assert_eq!(all(&pipeline.ready("init.mp4", None).await), b"old");
     origin.set("/init.mp4", "new");
     origin.set(
         "/i.m3u8",
@@ -299,7 +300,7 @@ async fn an_encoder_that_starts_anew_writes_another_section_under_the_old_name()
         ),
     );
     pipeline.ready("3.m4s", Some(3)).await;
-    assert_eq!(all(&*pipeline.ready("init.mp4", None).await), b"new");
+    assert_eq!(all(&pipeline.ready("init.mp4", None).await), b"new");
 }
 
 #[tokio::test]
@@ -351,11 +352,11 @@ async fn byte_ranges_are_fetched_as_such_and_told_apart_by_their_numbers() {
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "");
     assert_eq!(
-        all(&*pipeline.ready("all.mp4", Some(7)).await),
+        all(&pipeline.ready("all.mp4", Some(7)).await),
         bytes(100..400)
     );
     assert_eq!(
-        all(&*pipeline.ready("all.mp4", Some(8)).await),
+        all(&pipeline.ready("all.mp4", Some(8)).await),
         bytes(400..600)
     );
     assert!(is_absent(&pipeline.find("all.mp4", None)), "which of them?");
@@ -405,7 +406,7 @@ async fn keys_are_never_asked_for() {
     origin.set("/i.m3u8", list(1, &[key, "1.ts"]));
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "");
-    assert_eq!(all(&*pipeline.ready("1.ts", Some(1)).await), b"secret");
+    assert_eq!(all(&pipeline.ready("1.ts", Some(1)).await), b"secret");
     assert_eq!(origin.asked("/key.bin"), 0);
 }
 
@@ -429,7 +430,7 @@ async fn variables_are_replaced_as_players_do_and_imported_from_the_multivariant
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), "");
     assert_eq!(
-        all(&*pipeline.ready("deep/1.ts?t=a b", Some(1)).await),
+        all(&pipeline.ready("deep/1.ts?t=a b", Some(1)).await),
         b"one"
     );
     assert_eq!(origin.asked("/deep/deep/1.ts?t=a%20b"), 1);
@@ -514,11 +515,11 @@ async fn a_redirect_gives_the_base_of_what_is_listed_and_reloads_go_to_the_old_a
     origin.set("/here/1.ts", "one");
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/i.m3u8"), "");
-    assert_eq!(all(&*pipeline.ready("1.ts", Some(1)).await), b"one");
+    assert_eq!(all(&pipeline.ready("1.ts", Some(1)).await), b"one");
     origin.set("/there/i.m3u8", list(1, &["1.ts", "2.ts"]));
     origin.set("/there/2.ts", "two");
     redirect("/there/i.m3u8");
-    assert_eq!(all(&*pipeline.ready("2.ts", Some(2)).await), b"two");
+    assert_eq!(all(&pipeline.ready("2.ts", Some(2)).await), b"two");
 }
 
 #[tokio::test]

@@ -48,6 +48,17 @@ fn table(status: &Value) -> Vec<String> {
         },
         megabytes(&status["memory"]["resident_bytes"]),
     )];
+    let store = &status["store"];
+    let written = store["written_bytes"].as_f64().unwrap_or(0.0);
+    let hours = status["uptime_seconds"].as_f64().unwrap_or(0.0) / 3600.0;
+    lines.push(format!(
+        "store {} of {}, written {} since the start ({} an hour), in memory {}",
+        megabytes(&store["bytes"]),
+        megabytes(&store["max_bytes"]),
+        megabytes(&store["written_bytes"]),
+        megabytes(&Value::from(written / hours.max(1.0 / 60.0))),
+        megabytes(&store["memory_bytes"]),
+    ));
     for problem in status["problems"].as_array().into_iter().flatten() {
         lines.push(format!("  ! {}", text(problem)));
     }
@@ -110,14 +121,18 @@ mod tests {
             "version": "1", "uptime_seconds": 5, "healthy": false,
             "problems": ["channel news: no such host"],
             "memory": {"resident_bytes": 7_000_000},
+            "store": {"bytes": 5_000_000, "max_bytes": 9_000_000, "written_bytes": 60_000_000,
+                      "memory_bytes": 0},
             "channels": [{"name": "news", "prefetch": {"state": "failing"}, "newest": null,
                           "ambiguous": {"segments": 3, "example": "1.ts"}}],
             "peers": [{}, {}],
         }));
         assert!(lines[0].contains("needs attention") && lines[0].contains("7.0 MB"));
-        assert!(lines[1].contains("no such host"));
-        assert!(lines[3].starts_with("news") && lines[3].contains("failing"));
-        assert!(lines[4].contains("3 segments are not served: names such as 1.ts"));
-        assert_eq!(lines[5], "2 viewers");
+        let store = "store 5.0 MB of 9.0 MB, written 60.0 MB since the start (3600.0 MB an hour)";
+        assert!(lines[1].starts_with(store), "{}", lines[1]);
+        assert!(lines[2].contains("no such host"));
+        assert!(lines[4].starts_with("news") && lines[4].contains("failing"));
+        assert!(lines[5].contains("3 segments are not served: names such as 1.ts"));
+        assert_eq!(lines[6], "2 viewers");
     }
 }

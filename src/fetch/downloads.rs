@@ -75,6 +75,21 @@ impl fmt::Display for DownloadError {
     }
 }
 
+impl DownloadError {
+    /// Whether it was for the origin to do better.
+    fn is_the_origins(&self) -> bool {
+        matches!(
+            self,
+            Self::Origin(_) | Self::Store(StoreError::Length { .. } | StoreError::Digest)
+        )
+    }
+
+    /// Whether another attempt may succeed: after an error of the disk, one in memory.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Origin(_) | Self::Store(StoreError::Io { .. }))
+    }
+}
+
 impl From<OriginError> for DownloadError {
     fn from(error: OriginError) -> Self {
         Self::Origin(error)
@@ -194,7 +209,11 @@ impl Downloads {
                 self.means.board.segment(self.rendition, None);
             }
             Err(DownloadError::Store(StoreError::NotWanted)) => {}
-            Err(DownloadError::Origin(error)) if job.failures + 1 < ATTEMPTS => {
+            // The store says itself what is wrong with the disk; newer segments fare better.
+            Err(DownloadError::Store(StoreError::NoMemory)) => {
+                self.means.store.give_up(channel, &job.announced);
+            }
+            Err(error) if job.failures + 1 < ATTEMPTS && error.may_pass() => {
                 log::debug!("channel {channel}: {what}: {error}; tries again");
                 self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
                 if self.failures_in_a_row >= ATTEMPTS {
@@ -230,6 +249,10 @@ impl Drop for Downloads {
 /// Brings one segment into the store: from another box of this LAN, or else from the origin.
 async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let channel = &means.board.channel;
+    // What an earlier run stored costs nobody anything.
+    if means.store.recall(channel, &job.announced).await {
+        return Ok(());
+    }
     let share = means.budget.take(RECEIVE_BUFFER).await;
     let attempt = means.siblings.attempt(channel, &job.announced.uri);
     let (announced, epoch) = (&job.announced, job.epoch);
@@ -244,9 +267,8 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let counted = means.board.metrics.origin(OriginKind::Segment);
     match &result {
         Ok(()) => counted.ok.add(1),
-        // Not for lack of the origin.
-        Err(DownloadError::Store(StoreError::NotWanted)) => {}
-        Err(_) => counted.error.add(1),
+        Err(error) if error.is_the_origins() => counted.error.add(1),
+        Err(_) => {}
     }
     result
 }

@@ -91,22 +91,19 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
     let board = &means.board;
     let mut backoff = FIRST_BACKOFF;
     loop {
-        // Whether it is the origin or the disk that fails, the next look may go better.
         let error = match look(channel, means).await {
-            Ok(sources) => match means.store.set_sources(&channel.name, &sources.names).await {
-                Ok(()) => {
-                    backoff = FIRST_BACKOFF;
-                    share(channel, means, &sources);
-                    let urls: Vec<Url> = sources.followed.iter().map(|s| s.url.clone()).collect();
-                    board.follows(&urls);
-                    follow_all(channel, means, sources).await;
-                    continue;
-                }
-                Err(error) => error.to_string(),
-            },
-            Err(error) => error.to_string(),
+            Ok(sources) => {
+                means.store.set_sources(&channel.name, &sources.names).await;
+                backoff = FIRST_BACKOFF;
+                share(channel, means, &sources);
+                let urls: Vec<Url> = sources.followed.iter().map(|s| s.url.clone()).collect();
+                board.follows(&urls);
+                follow_all(channel, means, sources).await;
+                continue;
+            }
+            Err(error) => error,
         };
-        board.failed(&error);
+        board.failed(&error.to_string());
         sleep(backoff + jitter(backoff)).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
     }

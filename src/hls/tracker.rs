@@ -98,7 +98,8 @@ impl Tracker {
     }
 
     /// Takes over a segment that an earlier run stored `age` ago; call before the first
-    /// [`Self::on_playlist`], which decides whether it still is what the playlist means.
+    /// [`Self::on_playlist`], which decides whether it still is what the playlist means. If so it
+    /// is wanted like any other, and found in the store.
     pub fn adopt(&mut self, sequence: MediaSequence, uri: SegmentUri, age: Duration) {
         let known = Known {
             uri,
@@ -283,8 +284,11 @@ impl Tracker {
                 );
             }
             if let Some(known) = self.known.get_mut(&segment.sequence) {
+                // Of an earlier run: whether it still is whole shows when it is fetched.
+                if known.age.take().is_some() && segment.source.is_ok() {
+                    wanted.push(segment.clone());
+                }
                 known.listed = true;
-                known.age = None;
                 known.range = segment.range();
                 known.duration = Some(segment.duration);
             } else if away < self.window {

@@ -123,6 +123,25 @@ impl Collector for Numbers {
             "Bytes of segments on disk.",
             self.metrics.store_bytes.get(),
         )?;
+        gauge(
+            out,
+            "edgeseed_store_memory_bytes",
+            "Bytes of segments held in memory because the disk fails.",
+            self.metrics.store_memory_bytes.get(),
+        )?;
+        gauge(
+            out,
+            "edgeseed_store_writable",
+            "0 while the disk fails.",
+            self.metrics.store_writable.get(),
+        )?;
+        let written = ConstCounter::new(self.metrics.store_written_bytes.get());
+        written.encode(out.encode_descriptor(
+            "edgeseed_store_written_bytes",
+            "Bytes of segments written to the disk: what wears a card.",
+            None,
+            MetricType::Counter,
+        )?)?;
         self.gauges(
             out,
             "edgeseed_store_segments",
@@ -274,6 +293,9 @@ mod tests {
             "edgeseed_sibling_requests_total{channel=\"news\",result=\"failed\"} 0",
             "edgeseed_sibling_bytes_total{channel=\"news\",direction=\"received\"} 0",
             "edgeseed_store_bytes 0",
+            "edgeseed_store_memory_bytes 0",
+            "edgeseed_store_writable 1",
+            "edgeseed_store_written_bytes_total 0",
             "edgeseed_store_segments{channel=\"news\"} 0",
             "edgeseed_live_edge_lag_seconds{channel=\"news\"} 1.5",
             "edgeseed_peers 0",

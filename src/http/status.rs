@@ -39,6 +39,10 @@ struct Memory {
 struct StoreSize {
     bytes: i64,
     max_bytes: u64,
+    /// In memory, because the disk fails.
+    memory_bytes: u64,
+    /// Since the start.
+    written_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -65,6 +69,7 @@ struct Channel {
 /// What keeps the box from doing its work, one line each; empty when all is well.
 pub(super) fn problems(sources: &Sources) -> Vec<String> {
     let mut problems = Vec::new();
+    problems.extend(sources.store.problem().map(|why| format!("store: {why}")));
     for channel in &sources.channels {
         let name = &channel.config.name;
         if let Some(problem) = problem(&channel.status.borrow()) {
@@ -105,6 +110,8 @@ pub(super) async fn status(sources: &Sources) -> Status {
         store: StoreSize {
             bytes: sources.metrics.store_bytes.get(),
             max_bytes: sources.store_max,
+            memory_bytes: sources.store.memory_bytes(),
+            written_bytes: sources.metrics.store_written_bytes.get(),
         },
         channels: sources
             .channels

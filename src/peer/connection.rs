@@ -29,7 +29,7 @@ use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::session::{Input, RequestId, Session, SessionConfig};
 use crate::sibling::{Ask, DELIVER_WITHIN, Siblings};
-use crate::store::{Segment, Store};
+use crate::store::{Reader, Store};
 
 /// Segments that a session can hold on to: one being sent and those that are ready and wait.
 const MAX_SEGMENTS: usize = 16;
@@ -60,7 +60,7 @@ pub(super) struct Connection {
     /// How far the stack's clock is ahead of ours.
     ahead: Duration,
     address: Option<SocketAddr>,
-    segments: LinearMap<RequestId, Arc<Segment>, MAX_SEGMENTS>,
+    segments: LinearMap<RequestId, Reader, MAX_SEGMENTS>,
     share: Option<Share>,
     sibling: Option<BoxId>,
     /// What this box offered, until that is answered.

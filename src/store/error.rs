@@ -5,13 +5,8 @@ use std::path::{Path, PathBuf};
 /// Why the store could not do what it was asked.
 #[derive(Debug)]
 pub enum StoreError {
-    /// The system does not let this user do it.
-    Permission {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// Another process has the folder.
+    InUse(PathBuf),
     /// The disk or the folder failed.
     Io {
         /// The file or folder.
@@ -19,12 +14,22 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
-    /// Neither `max-size` nor `min-free` leaves room, not even by deleting what is further behind
-    /// the live edge.
+    /// Less is free on the file system than `min-free` leaves to others.
+    NotFree {
+        /// The store's folder.
+        dir: PathBuf,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are to be left.
+        min_free: u64,
+    },
+    /// `max-size` and `min-free` leave no room, unless by deleting what is nearer to the live edge.
     NoRoom {
         /// Bytes that were asked for.
         wanted: u64,
     },
+    /// The disk cannot be written to, and memory holds what is nearer to the live edge.
+    NoMemory,
     /// It is not announced: it expired, or is stored already.
     NotWanted,
     /// Another number of bytes came than was promised.
@@ -42,37 +47,68 @@ pub enum StoreError {
 
 impl StoreError {
     pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> Self + '_ {
-        |source| {
-            let path = path.to_owned();
-            match source.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    Self::Permission { path, source }
-                }
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    Self::NoRoom { wanted: 0 }
-                }
-                _ => Self::Io { path, source },
-            }
+        |source| Self::Io {
+            path: path.to_owned(),
+            source,
         }
+    }
+
+    /// Whether it is the disk that fails, which it may do at any time and mend by itself, rather
+    /// than the folder that is not what it should be.
+    pub(super) fn is_ailment(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        let Self::Io { source, .. } = self else {
+            return matches!(self, Self::NotFree { .. });
+        };
+        let disk = [ReadOnlyFilesystem, StorageFull, QuotaExceeded];
+        let broken = Some(rustix::io::Errno::IO.raw_os_error());
+        disk.contains(&source.kind()) || source.raw_os_error() == broken
+    }
+
+    /// Whether the file is not what it was: gone, or cut off. Anything else, such as a lack of
+    /// descriptors, says nothing about it.
+    pub(super) fn is_about_the_file(&self) -> bool {
+        use io::ErrorKind::{NotFound, UnexpectedEof};
+        matches!(self, Self::Io { source, .. } if [NotFound, UnexpectedEof].contains(&source.kind()))
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: &u64| bytes >> 20;
         match self {
-            Self::Permission { path, source } => write!(
+            Self::InUse(dir) => write!(
                 f,
-                "cannot write to {}: {source}; it has to belong to the user that edgeseed runs as",
-                path.display()
+                "{} is the store of another edgeseed that is running: stop that one, or give this \
+                 one another [store] dir",
+                dir.display()
             ),
-            Self::Io { path, source } => {
-                write!(f, "cannot use {}: {source}", path.display())
-            }
-            Self::NoRoom { wanted: 0 } => f.write_str("the file system is full"),
+            Self::Io { path, source } => match source.kind() {
+                io::ErrorKind::PermissionDenied => write!(
+                    f,
+                    "cannot write to {}: {source}; it has to belong to the user that edgeseed runs \
+                     as",
+                    path.display()
+                ),
+                _ => write!(f, "cannot use {}: {source}", path.display()),
+            },
+            Self::NotFree {
+                dir,
+                free,
+                min_free,
+            } => write!(
+                f,
+                "{} MiB are free at {}, and [store] min-free leaves {} MiB to others: free space, \
+                 or lower min-free",
+                mib(free),
+                dir.display(),
+                mib(min_free)
+            ),
             Self::NoRoom { wanted } => write!(
                 f,
                 "no room for {wanted} more bytes: raise [store] max-size, or free space for min-free"
             ),
+            Self::NoMemory => f.write_str("no room in memory, and the disk cannot be written to"),
             Self::NotWanted => f.write_str("it is not wanted any more"),
             Self::Length { expected, got } => {
                 write!(f, "{got} bytes came where {expected} were promised")

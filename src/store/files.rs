@@ -1,29 +1,23 @@
-//! Names, trailers, and what is done with files: all of it blocking.
+//! Names, trailers, and what is found in the folder: all of it blocking.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::{Disk, DiskFile};
 use super::{Segment, StoreError};
 use crate::ids::{ChannelName, MediaSequence, SegmentUri};
 
-const MAGIC: &[u8; 8] = b"EDGESEG1";
-/// The length of the JSON, and the magic.
-const TAIL: usize = 4 + MAGIC.len();
-/// A URI of 4 KiB with every byte escaped, and the numbers.
-const MAX_JSON: usize = 32 << 10;
-/// Where the addresses of the renditions' playlists are noted. A folder without it is not ours.
-const SOURCES: &str = "sources";
+const MAGIC: &[u8; 8] = b"EDGESEG2";
+/// The length of the JSON, its CRC-32C, and the magic.
+const TAIL: usize = 4 + 4 + MAGIC.len();
+/// A URI and an address of 4 KiB each with every byte escaped, and the numbers.
+const MAX_JSON: usize = 64 << 10;
 const SEGMENT: &str = "seg";
 const PART: &str = "part";
-/// How long a start may take to read back what is stored: about 300 MB from an SD card, several
-/// times the window of a few channels. What is not verified by then is deleted: it is a cache.
-const VERIFY_FOR: Duration = Duration::from_secs(10);
 
 /// What stands behind the body in a segment's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +25,10 @@ pub(super) struct Trailer {
     pub(super) uri: SegmentUri,
     pub(super) sequence: MediaSequence,
     pub(super) rendition: u16,
+    /// The address of the playlist that the rendition stands for.
+    pub(super) playlist: String,
+    /// Where the body begins in the resource, and its length there; `None` if it is all of it.
+    pub(super) range: Option<(u64, u64)>,
     /// Bytes of the body.
     pub(super) length: u64,
     /// Of the body.
@@ -41,31 +39,49 @@ impl Trailer {
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec(self)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&crc.to_le_bytes());
         bytes.extend_from_slice(MAGIC);
         Ok(bytes)
     }
 
-    /// Reads the trailer of a file; `None` if it has none or the lengths do not add up.
-    fn read(file: &mut File) -> io::Result<Option<Self>> {
-        let total = file.metadata()?.len();
-        let mut tail = [0; TAIL];
-        if total < TAIL as u64 {
+    /// Bytes that a trailer with these texts has at most, whatever its numbers are.
+    pub(super) fn max_len(uri: &SegmentUri, playlist: &str) -> u64 {
+        let largest = Self {
+            uri: uri.clone(),
+            sequence: MediaSequence(u64::MAX),
+            rendition: u16::MAX,
+            playlist: playlist.to_owned(),
+            range: Some((u64::MAX, u64::MAX)),
+            length: u64::MAX,
+            crc32c: u32::MAX,
+        };
+        largest.encode().map_or(0, |bytes| bytes.len() as u64)
+    }
+
+    /// Reads the trailer of a file of `total` bytes; `None` if it has none, or is not what was
+    /// written.
+    fn read(file: &DiskFile, total: u64) -> io::Result<Option<Self>> {
+        let Some(before_tail) = total.checked_sub(TAIL as u64) else {
+            return Ok(None);
+        };
+        let tail = file.read(before_tail, TAIL)?;
+        let Ok([l0, l1, l2, l3, c0, c1, c2, c3, magic @ ..]) = <[u8; TAIL]>::try_from(tail) else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes([l0, l1, l2, l3]);
+        let crc = u32::from_le_bytes([c0, c1, c2, c3]);
+        let body = before_tail.checked_sub(length.into());
+        let (Some(body), true) = (body, &magic == MAGIC && length as usize <= MAX_JSON) else {
+            return Ok(None);
+        };
+        let json = file.read(body, length as usize)?;
+        if crc32c::crc32c(&json) != crc {
             return Ok(None);
         }
-        file.seek(SeekFrom::End(-(TAIL as i64)))?;
-        file.read_exact(&mut tail)?;
-        let [a, b, c, d, magic @ ..] = tail;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let with_tail = (length + TAIL) as u64;
-        if &magic != MAGIC || length > MAX_JSON || with_tail > total {
-            return Ok(None);
-        }
-        file.seek(SeekFrom::Start(total - with_tail))?;
-        let mut json = vec![0; length];
-        file.read_exact(&mut json)?;
         let trailer: Option<Self> = serde_json::from_slice(&json).ok();
-        Ok(trailer.filter(|trailer| trailer.length > 0 && trailer.length == total - with_tail))
+        Ok(trailer.filter(|trailer| trailer.length > 0 && trailer.length == body))
     }
 }
 
@@ -73,58 +89,67 @@ impl Trailer {
 /// thread, leaves nothing behind.
 #[derive(Debug)]
 pub(super) struct PartFile {
-    file: File,
+    file: DiskFile,
+    disk: Disk,
     path: PathBuf,
     kept: bool,
 }
 
 impl PartFile {
     /// Creates `<path>.part`, for what is to become `path`.
-    pub(super) fn create(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn create(disk: &Disk, path: &Path) -> Result<Self, StoreError> {
         let part = path.with_extension(PART);
-        let open = || {
-            let mut options = OpenOptions::new();
-            // Read as well: the mapping is made from the same handle.
-            options.read(true).write(true).create(true).truncate(true);
-            options.open(&part)
-        };
-        let file = open().or_else(|error| match (error.kind(), part.parent()) {
+        let file = disk.create(&part).or_else(|error| match part.parent() {
             // Somebody wiped the cache while we run: it is theirs to wipe.
-            (io::ErrorKind::NotFound, Some(folder)) => {
-                fs::create_dir_all(folder)?;
-                open()
+            Some(folder) if error.kind() == io::ErrorKind::NotFound => {
+                disk.make_folder(folder)?;
+                disk.create(&part)
             }
             _ => Err(error),
         });
         Ok(Self {
             file: file.map_err(StoreError::at(&part))?,
+            disk: disk.clone(),
             path: part,
             kept: false,
         })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file
-            .write_all(bytes)
-            .map_err(StoreError::at(&self.path))
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.file.append(bytes).map_err(StoreError::at(&self.path))
     }
 
-    /// Gives it its name and maps it.
-    pub(super) fn keep(mut self, path: PathBuf, trailer: Trailer) -> Result<Segment, StoreError> {
-        fs::rename(&self.path, &path).map_err(StoreError::at(&path))?;
+    /// Reads the first `len` bytes back.
+    pub(super) fn read_back(&self, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.file.read(0, len).map_err(StoreError::at(&self.path))
+    }
+
+    /// Adds the trailer and gives it its name.
+    pub(super) fn keep(&mut self, path: &Path, trailer: &Trailer) -> Result<Segment, StoreError> {
+        let encoded = trailer.encode().map_err(StoreError::at(path))?;
+        self.append(&encoded)?;
+        let (bytes, written) = self.file.about().map_err(StoreError::at(path))?;
+        self.disk
+            .rename(&self.path, path)
+            .map_err(StoreError::at(path))?;
         self.kept = true;
-        Segment::map(&self.file, path.clone(), trailer).map_err(|error| {
-            unlink(&path);
-            StoreError::at(&path)(error)
-        })
+        Ok(Segment::in_file(
+            path.to_owned(),
+            bytes,
+            trailer.clone(),
+            written,
+        ))
     }
 }
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if !self.kept {
-            unlink(&self.path);
+        if self.kept {
+            return;
         }
+        let bytes = self.file.about().map_or(0, |(bytes, _)| bytes);
+        // The disk remembers it.
+        let _ = self.disk.remove(&self.path, bytes);
     }
 }
 
@@ -133,21 +158,109 @@ pub(super) fn path_of(folder: &Path, rendition: u16, sequence: MediaSequence, ta
     folder.join(format!("{rendition}-{sequence}-{tag:08x}.{SEGMENT}"))
 }
 
-/// Deletes a file. That it is gone already is fine; that it cannot be deleted is noted, for it
-/// takes room until the next start.
-pub(super) fn unlink(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            log::warn!("cannot delete {}: {error}", path.display());
+/// Whether a file is named as [`path_of`] names one.
+fn is_ours(path: &Path) -> bool {
+    let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+    let mut parts = stem.split('-');
+    let mut number = |radix| u64::from_str_radix(parts.next()?, radix).ok();
+    let named = number(10).is_some() && number(10).is_some() && number(16).is_some();
+    named && parts.next().is_none()
+}
+
+/// Makes the folders, and proves that they can be written to.
+pub(super) fn prepare(disk: &Disk, dir: &Path, channels: &[ChannelName]) -> Result<(), StoreError> {
+    for channel in channels {
+        let folder = dir.join(channel.as_str());
+        disk.make_folder(&folder).map_err(StoreError::at(&folder))?;
+        // Permission bits do not tell of a read-only mount or a full disk: try.
+        PartFile::create(disk, &folder.join("probe"))?.append(b"probe")?;
+    }
+    Ok(())
+}
+
+/// Looks through the folders for segments whose trailers are sound; what is before them is not read.
+/// Deletes what cannot be a segment of these channels, and what is of channels that are not
+/// configured any more. Ends early where `go_on` says so.
+pub(super) fn scan(
+    disk: &Disk,
+    dir: &Path,
+    channels: &[ChannelName],
+    go_on: impl Fn() -> bool,
+) -> Vec<(ChannelName, Segment)> {
+    let mut found = Vec::new();
+    for channel in channels {
+        let folder = dir.join(channel.as_str());
+        let files = |extension| {
+            let listed = disk.files(&folder, extension);
+            listed.unwrap_or_else(|error| {
+                log::warn!("cannot look into {}: {error}", folder.display());
+                Vec::new()
+            })
+        };
+        for part in files(PART) {
+            delete(disk, &part);
         }
-        _ => {}
+        // One of two files for the same number is older.
+        let mut newest: BTreeMap<_, Segment> = BTreeMap::new();
+        for path in files(SEGMENT) {
+            if !go_on() {
+                return found;
+            }
+            let Some(segment) = look_at(disk, &path) else {
+                log::warn!("{} is not whole, deleted", path.display());
+                delete(disk, &path);
+                continue;
+            };
+            let key = (segment.rendition(), segment.sequence());
+            let older = match newest.get(&key) {
+                Some(other) if other.stored_at() > segment.stored_at() => Some(segment),
+                _ => newest.insert(key, segment),
+            };
+            if let Some(path) = older.as_ref().and_then(Segment::path) {
+                delete(disk, path);
+            }
+        }
+        let segments = newest.into_values();
+        found.extend(segments.map(|segment| (channel.clone(), segment)));
+    }
+    remove_others(disk, dir, channels);
+    found
+}
+
+/// Removes what was stored for channels that are not configured any more. Their folders may hold
+/// what is not ours: only what is named like a file of ours goes.
+fn remove_others(disk: &Disk, dir: &Path, channels: &[ChannelName]) {
+    for folder in disk.folders(dir).unwrap_or_default() {
+        let name = folder.file_name();
+        if channels.iter().any(|c| name == Some(c.as_str().as_ref())) {
+            continue;
+        }
+        let files = [SEGMENT, PART].map(|extension| disk.files(&folder, extension));
+        let mut ours: Vec<PathBuf> = files.into_iter().flatten().flatten().collect();
+        ours.retain(|path| is_ours(path));
+        for path in &ours {
+            delete(disk, path);
+        }
+        if !ours.is_empty() {
+            // Not empty if somebody else put something there: theirs to keep.
+            let _ = disk.remove_folder(&folder);
+        }
     }
 }
 
-/// Bytes that the file system of `dir` has free for us; `None` if it does not say.
-pub(super) fn free_bytes(dir: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+fn delete(disk: &Disk, path: &Path) {
+    let about = disk.open(path).and_then(|file| file.about());
+    if let Err(error) = disk.remove(path, about.map_or(0, |(bytes, _)| bytes)) {
+        log::warn!("cannot delete {}: {error}", path.display());
+    }
+}
+
+/// The segment in a file, by its trailer.
+fn look_at(disk: &Disk, path: &Path) -> Option<Segment> {
+    let file = disk.open(path).ok()?;
+    let (bytes, written) = file.about().ok()?;
+    let trailer = Trailer::read(&file, bytes).ok()??;
+    Some(Segment::in_file(path.to_owned(), bytes, trailer, written))
 }
 
 /// Runs blocking work off the async workers.
@@ -159,116 +272,4 @@ pub(super) async fn blocking<T: Send + 'static>(
         // The runtime is stopping.
         Err(_) => Err(StoreError::NotWanted),
     }
-}
-
-/// Makes the folders, proves that they can be written to, and removes those of channels that are
-/// not configured any more.
-pub(super) fn prepare(dir: &Path, channels: &[ChannelName]) -> Result<(), StoreError> {
-    for channel in channels {
-        let folder = dir.join(channel.as_str());
-        fs::create_dir_all(&folder).map_err(StoreError::at(&folder))?;
-        // Permission bits do not tell of a read-only mount or a full disk: try.
-        let probe = PartFile::create(&folder.join("probe"))?;
-        drop(probe);
-    }
-    for entry in fs::read_dir(dir).map_err(StoreError::at(dir))?.flatten() {
-        let name = entry.file_name();
-        let configured = channels.iter().any(|channel| name == channel.as_str());
-        let folder = entry.path();
-        if !configured && folder.join(SOURCES).is_file() {
-            for path in files_of(&folder, &[SEGMENT, PART]) {
-                unlink(&path);
-            }
-            unlink(&folder.join(SOURCES));
-            // Not empty if somebody else put something there: theirs to keep.
-            let _ = fs::remove_dir(&folder);
-        }
-    }
-    Ok(())
-}
-
-/// Notes where the segments of a folder come from; whether it is what was noted before.
-pub(super) fn note_sources(folder: &Path, text: &str) -> Result<bool, StoreError> {
-    let path = folder.join(SOURCES);
-    let same = |noted: Vec<u8>| noted == text.as_bytes();
-    if path.is_file() && fs::read(&path).is_ok_and(same) {
-        return Ok(true);
-    }
-    // Before the new note is there: a crash in between costs segments, and mixes none.
-    for path in files_of(folder, &[SEGMENT]) {
-        unlink(&path);
-    }
-    let mut part = PartFile::create(&path)?;
-    part.write(text.as_bytes())?;
-    fs::rename(&part.path, &path).map_err(StoreError::at(&path))?;
-    part.kept = true;
-    Ok(false)
-}
-
-/// Every whole segment of these channels. Everything else that looks like one is deleted.
-pub(super) fn recover(
-    dir: &Path,
-    channels: &[ChannelName],
-) -> Result<Vec<(ChannelName, Segment)>, StoreError> {
-    let deadline = Instant::now() + VERIFY_FOR;
-    let mut whole = Vec::new();
-    for channel in channels {
-        let folder = dir.join(channel.as_str());
-        for part in files_of(&folder, &[PART]) {
-            unlink(&part);
-        }
-        // Newest first: that is what viewers want, should the time run out. One of two files for
-        // the same number is older.
-        let mut newest = BTreeMap::new();
-        for path in files_of(&folder, &[SEGMENT]) {
-            let Some(segment) = open(&path) else {
-                log::warn!("{} is not whole, deleted", path.display());
-                unlink(&path);
-                continue;
-            };
-            let key = (segment.sequence(), segment.rendition());
-            let older = match newest.get(&key) {
-                Some(other) if stored_after(other, &segment) => Some(segment),
-                _ => newest.insert(key, segment),
-            };
-            if let Some(older) = older {
-                unlink(older.path());
-            }
-        }
-        for segment in newest.into_values().rev() {
-            if Instant::now() < deadline && segment.verify() {
-                whole.push((channel.clone(), segment));
-            } else {
-                log::warn!("{} is not verified, deleted", segment.path().display());
-                unlink(segment.path());
-            }
-        }
-    }
-    Ok(whole)
-}
-
-fn stored_after(one: &Segment, other: &Segment) -> bool {
-    one.stored_at() > other.stored_at()
-}
-
-fn open(path: &Path) -> Option<Segment> {
-    let mut file = File::open(path).ok()?;
-    let trailer = Trailer::read(&mut file).ok()??;
-    Segment::map(&file, path.to_owned(), trailer).ok()
-}
-
-fn files_of(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    // Opening anything else, a FIFO for one, may wait for ever.
-    let files = entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-    let paths = files.map(|entry| entry.path());
-    let ours = |path: &PathBuf| {
-        let extension = path.extension().and_then(OsStr::to_str);
-        extension.is_some_and(|extension| extensions.contains(&extension))
-    };
-    paths.filter(ours).collect()
 }

@@ -3,9 +3,11 @@
 //!
 //! Room is made from the far end: the segment that lies the most segments behind the live edge
 //! of its rendition goes first, of whatever channel, and never in favour of one further behind.
+//! Where that does not make enough room, nothing goes at all.
 
 mod channel;
 mod names;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -14,16 +16,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::channel::{Channel, Entry, State};
+use self::room::Account;
+pub(super) use self::room::{Pool, Room, Scarcity};
 use super::{Ambiguous, Announced, Segment, Summary};
 use crate::config::Matching;
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ByteRange, ChannelName, MediaSequence, RenditionIndex, SegmentUri};
 
 /// What the index has to know of what is stored.
 pub(super) trait Stored: Clone {
     fn rendition(&self) -> RenditionIndex;
     fn sequence(&self) -> MediaSequence;
     fn uri(&self) -> &SegmentUri;
-    /// Bytes of its file.
+    /// Which part of a resource it is.
+    fn range(&self) -> Option<ByteRange>;
+    /// Where its bytes are.
+    fn pool(&self) -> Pool;
+    /// How many bytes of that it takes.
     fn bytes(&self) -> u64;
 }
 
@@ -43,8 +51,19 @@ impl Stored for Arc<Segment> {
         Segment::uri(self)
     }
 
+    fn range(&self) -> Option<ByteRange> {
+        Segment::range(self)
+    }
+
+    fn pool(&self) -> Pool {
+        match self.path() {
+            Some(_) => Pool::Disk,
+            None => Pool::Memory,
+        }
+    }
+
     fn bytes(&self) -> u64 {
-        self.file_len()
+        self.occupied()
     }
 }
 
@@ -54,9 +73,8 @@ pub(super) struct Ticket(u64);
 
 #[derive(Debug)]
 pub(super) struct Index<S> {
-    max_size: u64,
-    used: u64,
-    reserved: u64,
+    disk: Account,
+    memory: Account,
     tickets: u64,
     channels: BTreeMap<ChannelName, Channel<S>>,
 }
@@ -64,6 +82,8 @@ pub(super) struct Index<S> {
 #[derive(Debug, PartialEq)]
 pub(super) enum Lookup<S> {
     Ready(S),
+    /// An earlier run stored it, and nobody has seen yet whether it still is whole.
+    Unproven(S, Ticket),
     Coming,
     /// Not announced yet, but just past what is.
     Ahead,
@@ -80,65 +100,67 @@ pub(super) struct Outcome<S> {
 }
 
 impl<S: Stored> Index<S> {
+    /// An index of these channels, with so many bytes of disk and of memory.
     pub(super) fn new(
-        max_size: u64,
+        max_disk: u64,
+        max_memory: u64,
         channels: impl IntoIterator<Item = (ChannelName, Matching)>,
     ) -> Self {
         let channel = |(name, matching)| (name, Channel::new(matching));
         Self {
-            max_size,
-            used: 0,
-            reserved: 0,
+            disk: Account::new(max_disk),
+            memory: Account::new(max_memory),
             tickets: 0,
             channels: channels.into_iter().map(channel).collect(),
         }
     }
 
-    /// Takes in a segment that an earlier run stored; removed is what does not fit any more.
+    fn ticket_for_new(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    /// Takes in a segment that an earlier run stored, unproven; removed is what does not fit any more.
     pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Outcome<S> {
-        let Some(channel) = self.channels.get_mut(name) else {
-            return Outcome {
-                removed: vec![segment],
-                first_clash: None,
-            };
-        };
+        let ticket = self.ticket_for_new();
         let key = (segment.rendition(), segment.sequence());
-        self.used += segment.bytes();
-        let entry = Entry {
-            uri: segment.uri().clone(),
-            resource: None,
-            state: State::Ready(segment),
+        let mut outcome = Outcome {
+            removed: Vec::new(),
+            first_clash: None,
         };
-        let first_clash = channel.insert(key, entry);
-        let mut removed = Vec::new();
-        while self.used > self.max_size {
-            let Some(evicted) = self.evict_behind(None) else {
-                break;
-            };
-            removed.push(evicted);
+        let bytes = segment.bytes();
+        match self.channels.get_mut(name) {
+            Some(channel) if !channel.entries.contains_key(&key) => {
+                let entry = Entry {
+                    uri: segment.uri().clone(),
+                    resource: None,
+                    state: State::Unproven(segment, ticket),
+                };
+                outcome.first_clash = channel.insert(key, entry);
+                self.disk.used += bytes;
+                outcome.removed = self.evict_surplus();
+            }
+            _ => {
+                self.leaves(&segment);
+                outcome.removed.push(segment);
+            }
         }
-        Outcome {
-            removed,
-            first_clash,
-        }
+        outcome
     }
 
     /// Removes everything of a channel.
     pub(super) fn clear(&mut self, name: &ChannelName) -> Vec<S> {
-        let Some(channel) = self.channels.get_mut(name) else {
-            return Vec::new();
-        };
-        let removed = channel.clear();
-        self.used -= removed.iter().map(S::bytes).sum::<u64>();
+        let channel = self.channels.get_mut(name);
+        let removed = channel.map(Channel::clear).unwrap_or_default();
+        self.leave(&removed);
         removed
     }
 
-    pub(super) fn stored(&self, name: &ChannelName, rendition: RenditionIndex) -> Vec<S> {
+    /// What is stored of a channel, proven or not.
+    pub(super) fn stored(&self, name: &ChannelName) -> impl Iterator<Item = &S> {
         let entries = self.channels.get(name).into_iter();
-        entries
-            .flat_map(|channel| channel.of_rendition(rendition))
-            .filter_map(|(_, entry)| entry.ready().cloned())
-            .collect()
+        let entries = entries.flat_map(|channel| channel.entries.values());
+        entries.filter_map(Entry::stored)
     }
 
     /// A playlist lists these, whether or not they are fetched: what of them an earlier run stored is
@@ -147,10 +169,8 @@ impl<S: Stored> Index<S> {
         let channel = self.channels.get_mut(name)?;
         let mut first_clash = None;
         for listed in listed {
-            let key = (listed.rendition, listed.sequence);
-            let entry = channel.entries.get(&key);
-            if entry.is_some_and(|e| e.uri == listed.uri && e.resource.is_none()) {
-                first_clash = first_clash.or(channel.identify(key, &listed.resource));
+            if channel.has(listed) {
+                first_clash = first_clash.or(channel.identify(listed));
             }
         }
         first_clash
@@ -172,14 +192,13 @@ impl<S: Stored> Index<S> {
         channel.alive = Some(now);
         for announced in segments {
             let key = (announced.rendition, announced.sequence);
-            match channel.entries.get(&key) {
-                Some(entry) if entry.uri == announced.uri && !entry.is_gone() => continue,
-                _ => {}
+            if channel.has(announced) {
+                if let Some(name) = channel.identify(announced) {
+                    outcome.first_clash.get_or_insert(name);
+                }
+                continue;
             }
-            if let Some(old) = channel.remove(key) {
-                self.used -= old.bytes();
-                outcome.removed.push(old);
-            }
+            outcome.removed.extend(channel.remove(key));
             self.tickets += 1;
             let entry = Entry {
                 uri: announced.uri.clone(),
@@ -190,6 +209,7 @@ impl<S: Stored> Index<S> {
                 outcome.first_clash.get_or_insert(name);
             }
         }
+        self.leave(&outcome.removed);
         outcome
     }
 
@@ -231,37 +251,48 @@ impl<S: Stored> Index<S> {
         }
     }
 
-    /// Sets `more` bytes aside for a segment, and evicts at least `short` bytes. Returns what was
-    /// evicted, and whether there is room now.
-    pub(super) fn reserve(
-        &mut self,
-        name: &ChannelName,
-        announced: &Announced,
-        more: u64,
-        short: u64,
-    ) -> (Vec<S>, bool) {
-        let mut removed = Vec::new();
-        let Some(channel) = self.channels.get(name) else {
-            return (removed, false);
-        };
-        let distance = channel.behind((announced.rendition, announced.sequence));
-        let mut freed = 0;
-        loop {
-            let total = self.used.saturating_add(self.reserved).saturating_add(more);
-            if total <= self.max_size && freed >= short {
-                self.reserved += more;
-                return (removed, true);
-            }
-            let Some(evicted) = self.evict_behind(Some(distance)) else {
-                return (removed, false);
-            };
-            freed += evicted.bytes();
-            removed.push(evicted);
-        }
+    /// How it stands with an announced segment.
+    pub(super) fn standing(&self, name: &ChannelName, announced: &Announced) -> Lookup<S> {
+        let channel = self.channels.get(name);
+        channel.map_or(Lookup::Absent, |channel| channel.standing(announced))
     }
 
-    pub(super) fn release(&mut self, bytes: u64) {
-        self.reserved = self.reserved.saturating_sub(bytes);
+    /// A segment of an earlier run has been read: it is found from now on, or taken out if it is
+    /// not whole.
+    pub(super) fn proved(
+        &mut self,
+        name: &ChannelName,
+        segment: &S,
+        ticket: Ticket,
+        whole: bool,
+    ) -> Option<S> {
+        let key = (segment.rendition(), segment.sequence());
+        let anew = self.ticket_for_new();
+        let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
+        if !matches!(entry.state, State::Unproven(_, current) if current == ticket) {
+            return None;
+        }
+        if whole {
+            entry.state = State::Ready(segment.clone());
+            return None;
+        }
+        let state = match entry.resource {
+            Some(_) => State::Coming(anew),
+            None => State::Gone,
+        };
+        let removed = std::mem::replace(&mut entry.state, state).stored()?;
+        self.leave(std::slice::from_ref(&removed));
+        Some(removed)
+    }
+
+    /// A stored segment cannot be read any more.
+    pub(super) fn lose(&mut self, name: &ChannelName, segment: &S) -> Option<S> {
+        let key = (segment.rendition(), segment.sequence());
+        let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
+        entry.ready().filter(|ready| ready.uri() == segment.uri())?;
+        let removed = std::mem::replace(&mut entry.state, State::Gone).stored()?;
+        self.leave(std::slice::from_ref(&removed));
+        Some(removed)
     }
 
     /// Lets a segment be found; false if its announcement does not stand any more.
@@ -274,8 +305,9 @@ impl<S: Stored> Index<S> {
         if !matches!(entry.state, State::Coming(current) if current == ticket) {
             return false;
         }
-        self.used += segment.bytes();
+        let (pool, bytes) = (segment.pool(), segment.bytes());
         entry.state = State::Ready(segment);
+        self.account(pool).used += bytes;
         true
     }
 
@@ -308,7 +340,7 @@ impl<S: Stored> Index<S> {
                 removed.extend(channel.remove(key));
             }
         }
-        self.used -= removed.iter().map(S::bytes).sum::<u64>();
+        self.leave(&removed);
         removed
     }
 
@@ -366,35 +398,5 @@ impl<S: Stored> Index<S> {
         entries
             .find(|(_, entry)| entry.ready().is_some())
             .map(|((_, sequence), _)| *sequence)
-    }
-
-    /// Bytes of all stored files.
-    pub(super) fn used(&self) -> u64 {
-        self.used
-    }
-
-    /// Takes out the segment that is the furthest behind its live edge, if it is further behind
-    /// than `distance`.
-    fn evict_behind(&mut self, distance: Option<u64>) -> Option<S> {
-        let (behind, name, key) = self
-            .channels
-            .iter()
-            .flat_map(|(name, channel)| {
-                let candidates = channel.furthest().into_iter();
-                candidates.map(move |(behind, key)| (behind, name, key))
-            })
-            .max_by_key(|(behind, _, _)| *behind)
-            .map(|(behind, name, key)| (behind, name.clone(), key))?;
-        if distance.is_some_and(|distance| behind <= distance) {
-            return None;
-        }
-        let entry = self.channels.get_mut(&name)?.entries.get_mut(&key)?;
-        match std::mem::replace(&mut entry.state, State::Gone) {
-            State::Ready(segment) => {
-                self.used -= segment.bytes();
-                Some(segment)
-            }
-            _ => None,
-        }
     }
 }

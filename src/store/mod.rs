@@ -1,4 +1,4 @@
-//! Segments on disk: written once while they arrive, served from a mapping, unlinked when nobody
+//! Segments on disk: written once while they arrive, read from their files, unlinked when nobody
 //! needs them any more.
 //!
 //! # On disk
@@ -8,40 +8,67 @@
 //! that one sequential write holds everything and a card is not worn by a sidecar:
 //!
 //! ```text
-//! body | JSON {uri, sequence, rendition, length, crc32c} | length of the JSON, u32 LE | "EDGESEG1"
+//! body | JSON {uri, sequence, rendition, playlist, range, length, crc32c}
+//!      | length of the JSON, u32 LE | CRC-32C of the JSON, u32 LE | "EDGESEG2"
 //! ```
 //!
-//! It is written as `<same name>.part`, its length is checked, it is renamed, and later unlinked;
-//! it is never truncated, so that a mapping of it stays valid. Nothing is synced: after a power
-//! cut the CRC-32C tells what is whole, and what is not provably whole is deleted. `sources` holds
-//! the addresses of the playlists that the renditions' numbers stand for; when they differ, the
-//! folder is emptied. The index is rebuilt from the folder at start.
+//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is, and
+//! `playlist` is the address of the playlist
+//! that the rendition stands for: what another playlist listed is not taken for what this one means.
+//! A file is written as `<same name>.part`, its length is checked, it is renamed, and later
+//! unlinked; it is never changed. Nothing is synced: after a power cut the digests tell what is
+//! whole.
+//!
+//! The folder is locked (flock(2)): two boxes never share one.
+//!
+//! # A start
+//!
+//! [`Store::open`] makes the folders and takes the lock. What earlier runs left is looked for
+//! afterwards ([`Store::recover`]): trailers only, and whatever has no sound one is deleted. A segment
+//! found so is *unproven*: it is read back as a whole before it is served, when its playlist lists
+//! it again ([`Store::recall`]) or as soon as somebody asks for it, whichever is first, one at a
+//! time. Until then the answer is [`Found::Coming`]. What is not whole is deleted, and fetched again.
+//!
+//! # When the disk fails
+//!
+//! Full, read-only, broken: what is stored is served for as long as it can be read. What arrives is
+//! held in memory, the newest few, in at most half of `[memory] max-buffers` and only as long as
+//! nobody else needs that ([`Budget::on_shortage`]). The disk is tried again every ten seconds; the
+//! operator is told when it fails and when it works again, and in between by [`Store::problem`].
 //!
 //! # In memory
 //!
 //! A pure index says what is stored, what is on its way, and what goes when room is needed. It
 //! stands behind one mutex, held for the length of a lookup and never across I/O.
 
+mod disk;
 mod error;
 mod files;
+mod health;
 mod index;
-mod mapping;
+mod inner;
+mod prover;
+mod segment;
+mod work;
 mod writer;
 
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use serde::Serialize;
+use tokio::sync::{OnceCell, watch};
+
+pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
-use self::index::{Index, Lookup};
-pub use self::mapping::Segment;
+use self::index::{Index, Lookup, Pool};
+use self::inner::{Followed, Inner, in_background, lock};
+pub use self::segment::{Reader, Segment};
 pub use self::writer::SegmentWriter;
+use crate::budget::Budget;
 use crate::config::{Matching, StoreConfig};
 use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::metrics::Metrics;
-use serde::Serialize;
-use tokio::sync::watch;
 
 /// What helps against ambiguous names.
 const NAMES_OF_THEIR_OWN: &str = "give the files of each rendition names of their own";
@@ -50,28 +77,6 @@ const NAMES_OF_THEIR_OWN: &str = "give the files of each rendition names of thei
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    config: StoreConfig,
-    index: Mutex<Index<Arc<Segment>>>,
-    changes: watch::Sender<u64>,
-    ahead: HashMap<ChannelName, watch::Sender<u64>>,
-    playlists: Mutex<HashMap<(ChannelName, RenditionIndex), Followed>>,
-    metrics: Arc<Metrics>,
-}
-
-/// The playlist that a rendition stands for.
-#[derive(Debug)]
-struct Followed {
-    address: String,
-    /// When the newest load of it began, in this run.
-    looked: Option<Instant>,
-    /// A sibling waits for the next look.
-    awaited: bool,
-    /// That a sibling follows another playlist has been said.
-    told_of_another: bool,
 }
 
 /// A segment, or an initialization section, that a playlist lists and that is about to be fetched.
@@ -88,10 +93,10 @@ pub struct Announced {
 }
 
 /// The answer to [`Store::find`].
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Found {
     /// It is here, whole.
-    Ready(Arc<Segment>),
+    Ready(Reader),
     /// It is listed, or about to be, and not here yet: worth waiting for
     /// ([`Store::changes`]) for a moment.
     Coming,
@@ -130,67 +135,128 @@ fn tell_clash(channel: &ChannelName, first: Option<String>) {
 }
 
 impl Store {
-    /// Opens the folder: makes it where it is missing, proves that it can be written to, verifies
-    /// what earlier runs left in it, and deletes what is not whole. Blocks for as long as reading
-    /// back the stored segments takes, some seconds at most. With each channel comes how its viewers
-    /// name segments.
+    /// Opens the folder: makes it where it is missing, locks it, and proves that it can be written
+    /// to. Does not read what earlier runs left ([`Self::recover`]). With each channel comes how its
+    /// viewers name segments. Where the disk cannot be written to, segments are held in what
+    /// `budget` has to spare.
     ///
     /// # Errors
-    /// [`StoreError::Permission`] or [`StoreError::Io`] where the folder cannot be used.
+    /// [`StoreError::InUse`] if another box has the folder, [`StoreError::Io`] where it is not one
+    /// that can be used. A disk that is full, read-only or broken is no error.
     pub fn open(
         config: StoreConfig,
         channels: impl IntoIterator<Item = (ChannelName, Matching)>,
         metrics: Arc<Metrics>,
+        budget: Budget,
+    ) -> Result<Self, StoreError> {
+        Self::open_on(Disk::default(), config, channels, metrics, budget)
+    }
+
+    /// [`Self::open`] on a disk that may be made to fail, for tests.
+    ///
+    /// # Errors
+    /// Those of [`Self::open`].
+    pub fn open_on(
+        disk: Disk,
+        config: StoreConfig,
+        channels: impl IntoIterator<Item = (ChannelName, Matching)>,
+        metrics: Arc<Metrics>,
+        budget: Budget,
     ) -> Result<Self, StoreError> {
         let channels: Vec<(ChannelName, Matching)> = channels.into_iter().collect();
-        let mut index = Index::new(config.max_size, channels.iter().cloned());
+        let max_memory = budget.total() as u64 / 2;
+        let index = Index::new(config.max_size, max_memory, channels.iter().cloned());
         let channels: Vec<ChannelName> = channels.into_iter().map(|(name, _)| name).collect();
-        files::prepare(&config.dir, &channels)?;
-        let mut surplus = Vec::new();
-        for (channel, segment) in files::recover(&config.dir, &channels)? {
-            let outcome = index.restore(&channel, Arc::new(segment));
-            tell_clash(&channel, outcome.first_clash);
-            surplus.extend(outcome.removed);
-        }
-        let store = Self {
-            inner: Arc::new(Inner {
-                config,
-                index: Mutex::new(index),
-                changes: watch::Sender::new(0),
-                ahead: channels
-                    .iter()
-                    .map(|channel| (channel.clone(), watch::Sender::new(0)))
-                    .collect(),
-                playlists: Mutex::default(),
-                metrics,
-            }),
+        let (lock, failed) = match lock(&disk, &config.dir) {
+            Ok(lock) => {
+                let prepared = files::prepare(&disk, &config.dir, &channels);
+                (Some(lock), prepared.err())
+            }
+            Err(error) => (None, Some(error)),
         };
-        store.inner.discard(surplus);
-        for channel in &channels {
-            store.inner.count(channel);
+        let ailment = match failed {
+            Some(error) if !error.is_ailment() => return Err(error),
+            failed => failed,
+        };
+        let ahead = channels.iter().cloned();
+        let inner = Arc::new(Inner {
+            disk,
+            index: Mutex::new(index),
+            health: Mutex::default(),
+            prover: Mutex::default(),
+            recovered: OnceCell::new(),
+            changes: watch::Sender::new(0),
+            ahead: ahead.map(|name| (name, watch::Sender::new(0))).collect(),
+            playlists: Mutex::default(),
+            metrics,
+            _lock: lock,
+            channels,
+            config,
+            budget,
+        });
+        if let Some(ailment) = ailment {
+            inner.disk_failed(&ailment);
         }
-        Ok(store)
+        let weak = Arc::downgrade(&inner);
+        inner.budget.on_shortage(move |bytes| {
+            if let Some(inner) = weak.upgrade() {
+                inner.evict_from_memory(bytes as u64);
+            }
+        });
+        Ok(Self { inner })
+    }
+
+    /// Takes in what earlier runs left, once: finds the segments whose trailers are sound, and
+    /// deletes everything else that looks like one. [`Self::set_sources`] waits for it; to begin
+    /// earlier saves time. Takes two small reads for each segment.
+    pub async fn recover(&self) {
+        self.inner.recovered.get_or_init(|| self.scan()).await;
+    }
+
+    async fn scan(&self) {
+        let inner = &self.inner;
+        let (disk, dir) = (inner.disk.clone(), inner.config.dir.clone());
+        let (channels, store) = (inner.channels.clone(), Arc::downgrade(inner));
+        let found = files::blocking(move || {
+            let go_on = || store.strong_count() > 0;
+            Ok(files::scan(&disk, &dir, &channels, go_on))
+        });
+        let found = found.await.unwrap_or_default().into_iter();
+        let found = found.map(|(channel, segment)| (channel, Arc::new(segment)));
+        for (channel, segment) in found {
+            let outcome = inner.index().restore(&channel, segment);
+            tell_clash(&channel, outcome.first_clash);
+            inner.discard(outcome.removed);
+        }
+        for channel in &inner.channels {
+            inner.after_change(channel, Vec::new());
+        }
     }
 
     /// Says which playlists the renditions of a channel stand for, in their order. Where that
     /// differs from where the stored segments came from, those are deleted. Call before anything is
     /// announced.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the note of it cannot be written.
-    pub async fn set_sources(
-        &self,
-        channel: &ChannelName,
-        playlists: &[String],
-    ) -> Result<(), StoreError> {
-        let folder = self.inner.folder(channel);
-        let text: String = playlists.iter().map(|name| format!("{name}\n")).collect();
-        let same = files::blocking(move || files::note_sources(&folder, &text)).await?;
-        if !same {
-            let removed = self.inner.index().clear(channel);
-            self.inner.after_change(channel, removed);
-        }
+    pub async fn set_sources(&self, channel: &ChannelName, playlists: &[String]) {
+        self.recover().await;
         let mut followed = self.inner.playlists();
+        let before = (0..).map_while(|index| {
+            let followed = followed.get(&(channel.clone(), RenditionIndex(index)))?;
+            Some(followed.address.clone())
+        });
+        let before: Vec<String> = before.collect();
+        let as_before = before.is_empty() || before == playlists;
+        let mut index = self.inner.index();
+        let same = as_before
+            && index.stored(channel).all(|segment| {
+                let list = segment.rendition().playlist();
+                let playlist = playlists.get(usize::from(list.0));
+                playlist.is_some_and(|playlist| playlist == segment.playlist())
+            });
+        let removed = match same {
+            true => Vec::new(),
+            false => index.clear(channel),
+        };
+        drop(index);
         followed.retain(|(name, _), _| name != channel);
         followed.extend((0..).zip(playlists).map(|(index, address)| {
             let playlist = Followed {
@@ -201,14 +267,25 @@ impl Store {
             };
             ((channel.clone(), RenditionIndex(index)), playlist)
         }));
-        Ok(())
+        drop(followed);
+        self.inner.after_change(channel, removed);
+    }
+
+    /// What keeps the store from writing to the disk, if anything does.
+    pub fn problem(&self) -> Option<String> {
+        let health = self.inner.health();
+        let problem = health.problem()?;
+        Some(format!("{problem}; new segments are held in memory"))
+    }
+
+    /// Bytes of segments that are held in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.inner.index().used(Pool::Memory)
     }
 
     /// The address of the playlist that a rendition stands for ([`Self::set_sources`]).
     pub fn playlist(&self, channel: &ChannelName, rendition: RenditionIndex) -> Option<String> {
-        let followed = self.inner.playlists();
-        let followed = followed.get(&(channel.clone(), rendition))?;
-        Some(followed.address.clone())
+        self.inner.playlist(channel, rendition)
     }
 
     /// A playlist has been loaded, and what it says is in effect; the load began at `started`, and
@@ -233,9 +310,12 @@ impl Store {
         }
     }
 
-    /// What is stored of one rendition.
+    /// What is stored of one rendition, read back or not.
     pub fn stored(&self, channel: &ChannelName, rendition: RenditionIndex) -> Vec<Arc<Segment>> {
-        self.inner.index().stored(channel, rendition)
+        let index = self.inner.index();
+        let stored = index.stored(channel);
+        let stored = stored.filter(|segment| segment.rendition() == rendition);
+        stored.cloned().collect()
     }
 
     /// A playlist lists these, whether or not they are fetched. What an earlier run stored under these
@@ -292,19 +372,48 @@ impl Store {
         self.inner.after_change(channel, Vec::new());
     }
 
+    /// Whether an announced segment is here, whole: one that an earlier run stored is read back now.
+    /// If that shows that it is not whole, it is deleted and stays announced.
+    pub async fn recall(&self, channel: &ChannelName, announced: &Announced) -> bool {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            let standing = self.inner.index().standing(channel, announced);
+            match standing {
+                Lookup::Ready(_) => return true,
+                Lookup::Unproven(segment, ticket) => {
+                    Inner::prove(&self.inner, channel, segment, ticket, false);
+                }
+                Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
+                    // It may have been there under a name with another token.
+                    self.announce(channel, std::slice::from_ref(announced));
+                    return false;
+                }
+            }
+            // Cannot fail: this store has the other end.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// A segment that was found could not be read to its end: it is not found any more.
+    pub fn lose(&self, channel: &ChannelName, reader: &Reader, error: io::Error) {
+        self.inner.lose(channel, reader.shared(), error);
+    }
+
     /// Starts storing an announced segment. Makes room where the length is known; quota and free
     /// space are checked while writing, too.
     ///
     /// # Errors
     /// [`StoreError::NotWanted`] if it expired meanwhile or is stored already,
-    /// [`StoreError::NoRoom`] if only segments nearer to the live edge could make room.
+    /// [`StoreError::NoRoom`] if only segments nearer to the live edge could make room,
+    /// [`StoreError::NoMemory`] if the disk fails and memory has no room either.
     pub fn begin(
         &self,
         channel: &ChannelName,
         announced: &Announced,
         expected_len: Option<u64>,
     ) -> Result<SegmentWriter, StoreError> {
-        SegmentWriter::new(Arc::clone(&self.inner), channel, announced, expected_len)
+        SegmentWriter::new(&self.inner, channel, announced, expected_len)
     }
 
     /// It will not come: whoever waits for it is told now.
@@ -339,10 +448,9 @@ impl Store {
     /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
     /// newest listed one of a channel that is alive: the viewer has loaded the playlist before us. One whose name may turn out to be ambiguous in a moment is, too.
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
-        let now = Instant::now();
-        match self.inner.index().find(channel, uri, sequence, now) {
-            Lookup::Ready(segment) => Found::Ready(segment),
-            Lookup::Coming => Found::Coming,
+        match self.look_up(channel, uri, sequence) {
+            Lookup::Ready(segment) => self.open_found(channel, segment),
+            Lookup::Unproven(..) | Lookup::Coming => Found::Coming,
             Lookup::Ahead => {
                 self.look_ahead(channel);
                 Found::Coming
@@ -365,12 +473,9 @@ impl Store {
     ) -> Found {
         // Held over the lookup: what a newer look expires cannot be found under it.
         let mut playlists = self.inner.playlists();
-        let found = self
-            .inner
-            .index()
-            .find(channel, uri, sequence, Instant::now());
-        let segment = match found {
+        let segment = match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => segment,
+            Lookup::Unproven(..) => return Found::Coming,
             Lookup::Ahead => {
                 self.look_ahead(channel);
                 return Found::Absent;
@@ -390,7 +495,8 @@ impl Store {
                 Found::Absent
             }
             Some(followed) if followed.looked.is_some_and(|looked| Some(looked) >= since) => {
-                Found::Ready(segment)
+                drop(playlists);
+                self.open_found(channel, segment)
             }
             Some(followed) => {
                 followed.awaited = true;
@@ -398,6 +504,31 @@ impl Store {
                 Found::Coming
             }
             None => Found::Absent,
+        }
+    }
+
+    /// Looks up a name; what is not proven yet is read back next.
+    fn look_up(
+        &self,
+        channel: &ChannelName,
+        uri: &str,
+        sequence: Option<MediaSequence>,
+    ) -> Lookup<Arc<Segment>> {
+        let now = Instant::now();
+        let found = self.inner.index().find(channel, uri, sequence, now);
+        if let Lookup::Unproven(segment, ticket) = &found {
+            Inner::prove(&self.inner, channel, Arc::clone(segment), *ticket, true);
+        }
+        found
+    }
+
+    fn open_found(&self, channel: &ChannelName, segment: Arc<Segment>) -> Found {
+        match Arc::clone(&segment).open(&self.inner.disk) {
+            Ok(reader) => Found::Ready(reader),
+            Err(error) => {
+                self.inner.lose(channel, &segment, error);
+                Found::Absent
+            }
         }
     }
 
@@ -434,55 +565,5 @@ impl Store {
     /// What a channel holds.
     pub fn summary(&self, channel: &ChannelName) -> Summary {
         self.inner.index().summary(channel)
-    }
-}
-
-impl Inner {
-    fn index(&self) -> MutexGuard<'_, Index<Arc<Segment>>> {
-        // The index is consistent between its calls, whatever happened to another thread.
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn playlists(&self) -> MutexGuard<'_, HashMap<(ChannelName, RenditionIndex), Followed>> {
-        self.playlists
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn folder(&self, channel: &ChannelName) -> PathBuf {
-        self.config.dir.join(channel.as_str())
-    }
-
-    /// Deletes what was taken out, and tells everybody.
-    fn after_change(&self, channel: &ChannelName, removed: Vec<Arc<Segment>>) {
-        self.discard(removed);
-        self.count(channel);
-        self.changes.send_modify(|number| *number += 1);
-    }
-
-    /// Unlinks files, off the caller's thread where there is a runtime.
-    fn discard(&self, removed: Vec<Arc<Segment>>) {
-        if removed.is_empty() {
-            return;
-        }
-        let unlink = move || {
-            for segment in removed {
-                files::unlink(segment.path());
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(unlink)),
-            Err(_) => unlink(),
-        }
-    }
-
-    fn count(&self, channel: &ChannelName) {
-        let index = self.index();
-        let (summary, used) = (index.summary(channel), index.used());
-        drop(index);
-        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.store_bytes.set(gauge(used));
-        let segments = gauge(summary.segments as u64);
-        self.metrics.channel(channel).store_segments.set(segments);
     }
 }

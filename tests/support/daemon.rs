@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::UnixDatagram;
 use tokio::time::Instant;
 
 use super::eventually;
@@ -32,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) more: String,
     /// The URL of a signalling server that is not the box's own.
     pub(crate) signal: Option<String>,
+    /// `[store] min-free`, if not very little.
+    pub(crate) min_free: Option<&'static str>,
     /// Further keys of that `[signal]`.
     pub(crate) signal_keys: String,
     /// Another binary than the one under test.
@@ -86,8 +89,9 @@ impl Setup {
         };
         format!(
             "{channels}{signal}[http]\nlisten = \"{http}\"\n\
-             [store]\ndir = \"{}\"\nmin-free = \"16MiB\"\n{peer}{}",
+             [store]\ndir = \"{}\"\nmin-free = \"{}\"\n{peer}{}",
             store.display(),
+            self.min_free.unwrap_or("16MiB"),
             self.more,
         )
     }
@@ -105,6 +109,43 @@ pub(crate) struct Daemon {
     binary: PathBuf,
     // Outlives the process.
     dir: Option<TempDir>,
+}
+
+/// A box that was killed, with all that it had on its disk.
+pub(crate) struct Killed {
+    binary: PathBuf,
+    dir: TempDir,
+    http: SocketAddr,
+    signal: String,
+}
+
+impl Killed {
+    /// Its store's folder.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Starts it again. Also gives how long that took, up to what systemd waits for.
+    pub(crate) async fn start(self) -> (Daemon, Duration) {
+        let notify = self.dir.path().join("notify");
+        // An earlier start may have left it.
+        let _ = std::fs::remove_file(&notify);
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        let start = Instant::now();
+        let mut daemon = Daemon::spawn(self.binary, self.dir, self.http, self.signal);
+        let ready = async {
+            let mut said = [0; 4096];
+            loop {
+                let length = socket.recv(&mut said).await.unwrap();
+                if said[..length].starts_with(b"READY=1") {
+                    return start.elapsed();
+                }
+            }
+        };
+        let ready = tokio::time::timeout(PATIENCE, ready).await;
+        daemon.must_live();
+        (daemon, ready.expect("the box is ready"))
+    }
 }
 
 /// How a box ended.
@@ -168,6 +209,7 @@ impl Daemon {
         let mut child = Command::new(&binary)
             .args(["run", "--config"])
             .arg(dir.path().join("edgeseed.toml"))
+            .env("NOTIFY_SOCKET", dir.path().join("notify"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -195,6 +237,18 @@ impl Daemon {
         let mut daemon = Self::spawn(binary, dir, http, signal);
         daemon.until_healthy().await;
         daemon
+    }
+
+    /// Kills it, as the kernel does when memory is short.
+    pub(crate) fn kill(mut self) -> Killed {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        Killed {
+            binary: self.binary.clone(),
+            dir: self.dir.take().unwrap(),
+            http: self.http,
+            signal: self.signal.clone(),
+        }
     }
 
     fn must_live(&mut self) {

@@ -36,7 +36,7 @@ impl Connection {
                     self.input(now, Input::Found(id, found), context);
                 }
                 Output::Send(message) => self.send_text(now, message.to_text(), life),
-                Output::Packet(id, range) => self.send_packet(now, id, range, life),
+                Output::Packet(id, range) => self.send_packet(now, id, range, context, life),
                 Output::Release(id) => {
                     self.segments.remove(&id);
                 }
@@ -111,13 +111,14 @@ impl Connection {
             _ => context.store.find(channel, uri.as_str(), request.sequence),
         };
         match found {
-            store::Found::Ready(segment) => {
+            store::Found::Ready(reader) => {
                 if self.share.is_none() {
                     self.share = context.budget.try_take(context.session.window);
                 }
-                let size = segment.len();
-                let crc32c = self.sibling.is_some().then(|| segment.crc32c());
-                if self.share.is_none() || self.segments.insert(id, segment).is_err() {
+                let size = reader.segment().len();
+                let crc32c = reader.segment().crc32c();
+                let crc32c = self.sibling.is_some().then_some(crc32c);
+                if self.share.is_none() || self.segments.insert(id, reader).is_err() {
                     return Found::NoRoom;
                 }
                 Found::Ready { size, crc32c }
@@ -155,14 +156,22 @@ impl Connection {
         now: Instant,
         id: RequestId,
         range: std::ops::Range<usize>,
+        context: &Context,
         life: &mut Life,
     ) {
-        let (Some(channel), Some(segment)) = (self.channel.as_ref(), self.segments.get(&id)) else {
+        let (Some(channel), Some(reader)) = (self.channel.as_ref(), self.segments.get(&id)) else {
             // A transfer that cannot go on must not leave the viewer waiting (protocol.md).
             *life = Life::Over("a segment vanished while it was being sent");
             return;
         };
-        let bytes = BytesMut::from(segment.bytes(range));
+        let bytes = match reader.read(range) {
+            Ok(bytes) => BytesMut::from(bytes),
+            Err(error) => {
+                context.store.lose(&self.key.channel, reader, error);
+                *life = Life::Over("a segment could not be read from the disk");
+                return;
+            }
+        };
         let count = bytes.len() as u64;
         let at = now + self.ahead;
         let sent = self

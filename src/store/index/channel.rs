@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::names::Names;
-use super::{Key, Lookup, Stored, Ticket};
+use super::{Announced, Key, Lookup, Pool, Stored, Ticket};
 use crate::config::Matching;
 use crate::ids::{MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::store::Ambiguous;
@@ -61,6 +61,8 @@ pub(super) struct Entry<S> {
 pub(super) enum State<S> {
     Coming(Ticket),
     Ready(S),
+    /// Stored by an earlier run, and not read since.
+    Unproven(S, Ticket),
     /// Given up or evicted, and still listed.
     Gone,
 }
@@ -83,7 +85,10 @@ impl<S: Stored> Channel<S> {
         self.by_path = Names::default();
         self.listed.clear();
         let entries = std::mem::take(&mut self.entries);
-        entries.into_values().filter_map(Entry::segment).collect()
+        entries
+            .into_values()
+            .filter_map(|entry| entry.state.stored())
+            .collect()
     }
 
     /// Which renditions share names of this kind with playlists that are not followed; of what was
@@ -139,6 +144,7 @@ impl<S: Stored> Channel<S> {
             // meant by this name.
             State::Ready(_) if self.alive.is_none() => Lookup::Coming,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
+            State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
             State::Coming(_) => Lookup::Coming,
             State::Gone => Lookup::Absent,
         }
@@ -178,14 +184,18 @@ impl<S: Stored> Channel<S> {
 
     /// A playlist lists what an earlier run stored: now it is known what it is, and thus whether its
     /// name is the first to stand for two things.
-    pub(super) fn identify(&mut self, key: Key, resource: &Resource) -> Option<String> {
+    pub(super) fn identify(&mut self, listed: &Announced) -> Option<String> {
+        let key = (listed.rendition, listed.sequence);
+        self.entries
+            .get(&key)
+            .filter(|entry| entry.resource.is_none())?;
         let mut entry = self.take(key)?;
-        entry.resource = Some(resource.clone());
+        entry.resource = Some(listed.resource.clone());
         self.insert(key, entry)
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<S> {
-        self.take(key)?.segment()
+        self.take(key)?.state.stored()
     }
 
     fn take(&mut self, key: Key) -> Option<Entry<S>> {
@@ -194,6 +204,39 @@ impl<S: Stored> Channel<S> {
         self.by_uri.remove(uri, key);
         self.by_path.remove(Matching::Path.name(uri), key);
         Some(entry)
+    }
+
+    /// Whether this is stored, or on its way, already. What an earlier run stored is known by the
+    /// name that it had then.
+    pub(super) fn has(&self, announced: &Announced) -> bool {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        entry.is_some_and(|entry| self.is_same(announced) && !entry.is_gone())
+    }
+
+    pub(super) fn standing(&self, announced: &Announced) -> Lookup<S> {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        match entry
+            .filter(|_| self.is_same(announced))
+            .map(|entry| &entry.state)
+        {
+            Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
+            Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
+            Some(State::Coming(_)) => Lookup::Coming,
+            Some(State::Gone) | None => Lookup::Absent,
+        }
+    }
+
+    fn is_same(&self, announced: &Announced) -> bool {
+        let entry = self.entries.get(&(announced.rendition, announced.sequence));
+        let Some(entry) = entry else { return false };
+        let name = |uri: &SegmentUri| self.matching.name(uri.as_str()).to_owned();
+        match entry.stored() {
+            Some(stored) => {
+                let same_name = name(&entry.uri) == name(&announced.uri);
+                same_name && stored.range() == announced.resource.range
+            }
+            None => entry.uri == announced.uri,
+        }
     }
 
     /// What a URI may be found by, the better first.
@@ -229,17 +272,12 @@ impl<S: Stored> Channel<S> {
         newest.map_or(0, |((_, newest), _)| newest.0.saturating_sub(sequence.0))
     }
 
-    /// The oldest stored segment of each rendition, as far as it is behind; the furthest of them.
-    pub(super) fn furthest(&self) -> Option<(u64, Key)> {
-        let mut renditions: Vec<RenditionIndex> = self.entries.keys().map(|key| key.0).collect();
-        renditions.dedup();
-        let oldest = renditions.into_iter().filter_map(|rendition| {
-            let mut entries = self.of_rendition(rendition);
-            entries.find(|(_, entry)| entry.ready().is_some())
-        });
-        oldest
-            .map(|(key, _)| (self.behind(*key), *key))
-            .max_by_key(|(behind, _)| *behind)
+    /// What is stored in a pool: how far it is behind, what it is, and its bytes.
+    pub(super) fn stored(&self, pool: Pool) -> impl Iterator<Item = (u64, Key, u64)> {
+        let stored = self.entries.iter();
+        let stored = stored.filter_map(|(key, entry)| Some((*key, entry.stored()?)));
+        let stored = stored.filter(move |(_, segment)| segment.pool() == pool);
+        stored.map(|(key, segment)| (self.behind(key), key, segment.bytes()))
     }
 
     /// What no playlist lists, unless the viewer's is newer than ours.
@@ -287,14 +325,24 @@ impl<S> Entry<S> {
         }
     }
 
-    pub(super) fn segment(self) -> Option<S> {
-        match self.state {
-            State::Ready(segment) => Some(segment),
-            _ => None,
+    /// What is stored, proven or not.
+    pub(super) fn stored(&self) -> Option<&S> {
+        match &self.state {
+            State::Ready(segment) | State::Unproven(segment, _) => Some(segment),
+            State::Coming(_) | State::Gone => None,
         }
     }
 
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.state, State::Gone)
+    }
+}
+
+impl<S> State<S> {
+    pub(super) fn stored(self) -> Option<S> {
+        match self {
+            Self::Ready(segment) | Self::Unproven(segment, _) => Some(segment),
+            Self::Coming(_) | Self::Gone => None,
+        }
     }
 }

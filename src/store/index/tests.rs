@@ -25,6 +25,14 @@ impl Stored for Fake {
         &self.0.uri
     }
 
+    fn range(&self) -> Option<ByteRange> {
+        self.0.resource.range
+    }
+
+    fn pool(&self) -> Pool {
+        Pool::Disk
+    }
+
     fn bytes(&self) -> u64 {
         self.1
     }
@@ -56,22 +64,31 @@ fn index(max_size: u64) -> Index<Fake> {
 }
 
 fn index_of(max_size: u64, matching: Matching) -> Index<Fake> {
-    Index::new(max_size, [(news(), matching), ("sport".into(), matching)])
+    Index::new(
+        max_size,
+        0,
+        [(news(), matching), ("sport".into(), matching)],
+    )
 }
 
 fn announce(index: &mut Index<Fake>, segments: &[Announced]) -> Outcome<Fake> {
     index.announce(&news(), segments, Instant::now())
 }
 
+fn reserve(index: &mut Index<Fake>, announced: &Announced, bytes: u64, short: u64) -> Room<Fake> {
+    let scarcity = Scarcity { foreign: 0, short };
+    index.reserve(Pool::Disk, &news(), announced, bytes, scarcity)
+}
+
 /// Stores what has been announced, if there is room.
 fn store(index: &mut Index<Fake>, announced: &Announced, bytes: u64) -> Option<Vec<u64>> {
     let ticket = index.ticket(&news(), announced).unwrap();
-    let (evicted, room) = index.reserve(&news(), announced, bytes, 0);
-    if room {
-        assert!(index.store(&news(), ticket, Fake(announced.clone(), bytes)));
-        index.release(bytes);
-    }
-    room.then(|| evicted.iter().map(|f| f.sequence().0).collect())
+    let Room::Made(evicted) = reserve(index, announced, bytes, 0) else {
+        return None;
+    };
+    index.release(Pool::Disk, bytes, bytes);
+    assert!(index.store(&news(), ticket, Fake(announced.clone(), bytes)));
+    Some(evicted.iter().map(|f| f.sequence().0).collect())
 }
 
 fn find(index: &Index<Fake>, uri: &str, sequence: Option<u64>) -> Lookup<Fake> {
@@ -109,7 +126,7 @@ fn what_was_given_up_or_expired_is_absent() {
     let expired = (RenditionIndex(0), MediaSequence(1), "1.ts".into());
     assert_eq!(index.expire(&news(), &[expired]).len(), 1);
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
-    assert_eq!(index.used(), 0);
+    assert_eq!(index.used(Pool::Disk), 0);
 }
 
 #[test]
@@ -157,44 +174,115 @@ fn the_quota_evicts_what_is_furthest_behind_and_never_for_something_older() {
     announce(&mut index, &[number(6)]);
     assert_eq!(store(&mut index, &number(6), 10), Some(vec![3]));
     assert_eq!(find(&index, "3.ts", Some(3)), Lookup::Absent);
-    assert_eq!(index.used(), 30);
+    assert_eq!(index.used(Pool::Disk), 30);
 }
 
 #[test]
 fn room_is_made_from_the_channel_that_is_furthest_behind() {
     let mut index = index(40);
-    index.restore(&"sport".into(), Fake(number(1), 10));
-    index.restore(&"sport".into(), Fake(number(9), 10));
+    let sport = || ChannelName::from("sport");
+    index.restore(&sport(), Fake(number(1), 10));
+    index.restore(&sport(), Fake(number(9), 10));
     announce(&mut index, &[number(100), number(101)]);
     assert_eq!(store(&mut index, &number(100), 10), Some(vec![]));
-    let (evicted, room) = index.reserve(&news(), &number(101), 20, 0);
-    assert!(room);
-    assert_eq!(evicted, [Fake(number(1), 10)]);
+    let room = reserve(&mut index, &number(101), 20, 0);
+    assert_eq!(room, Room::Made(vec![Fake(number(1), 10)]));
 }
 
 #[test]
-fn a_short_file_system_evicts_too() {
+fn a_short_file_system_evicts_too_and_nothing_where_that_does_not_help() {
     let mut index = index(1000);
     announce(&mut index, &(1..=4).map(number).collect::<Vec<_>>());
     for sequence in 1..=3 {
         store(&mut index, &number(sequence), 10).unwrap();
     }
-    let (evicted, room) = index.reserve(&news(), &number(4), 10, 15);
-    assert!(room);
+    let room = reserve(&mut index, &number(2), 10, 15);
+    assert_eq!(room, Room::Taken, "what would help is nearer to the edge");
+    let room = reserve(&mut index, &number(4), 10, 31);
+    assert_eq!(room, Room::Never, "there is not so much");
+    assert_eq!(index.used(Pool::Disk), 30, "nothing went in vain");
+    let Room::Made(evicted) = reserve(&mut index, &number(4), 10, 15) else {
+        panic!("there is room");
+    };
     assert_eq!(evicted.len(), 2);
-    let (evicted, room) = index.reserve(&news(), &number(4), 10, 15);
-    assert!(!room);
-    assert_eq!(evicted.len(), 1);
+    assert_eq!(index.used(Pool::Disk), 10);
 }
 
 #[test]
 fn bytes_set_aside_count_until_they_are_given_back() {
     let mut index = index(30);
     announce(&mut index, &[number(1), number(2)]);
-    assert!(index.reserve(&news(), &number(1), 30, 0).1);
-    assert!(!index.reserve(&news(), &number(2), 1, 0).1);
-    index.release(30);
-    assert!(index.reserve(&news(), &number(2), 30, 0).1);
+    assert_eq!(reserve(&mut index, &number(1), 30, 0), Room::Made(vec![]));
+    assert_eq!(reserve(&mut index, &number(2), 1, 0), Room::Taken);
+    index.release(Pool::Disk, 30, 30);
+    assert_eq!(reserve(&mut index, &number(2), 30, 0), Room::Made(vec![]));
+}
+
+#[test]
+fn what_expired_counts_until_its_file_is_deleted_and_so_do_files_that_cannot_be() {
+    let mut index = index(30);
+    announce(&mut index, &[number(1), number(2)]);
+    store(&mut index, &number(1), 30).unwrap();
+    let expired = (RenditionIndex(0), MediaSequence(1), "1.ts".into());
+    index.expire(&news(), &[expired]);
+    assert_eq!(reserve(&mut index, &number(2), 1, 0), Room::Taken);
+    index.release(Pool::Disk, 30, 0);
+    let scarcity = Scarcity {
+        foreign: 25,
+        short: 0,
+    };
+    let room = index.reserve(Pool::Disk, &news(), &number(2), 10, scarcity);
+    assert_eq!(room, Room::Taken);
+    assert_eq!(reserve(&mut index, &number(2), 10, 0), Room::Made(vec![]));
+    assert_eq!(index.unwritten(), 10);
+    index.wrote(Pool::Disk, 4);
+    assert_eq!(index.unwritten(), 6);
+}
+
+#[test]
+fn what_an_earlier_run_stored_is_found_once_it_is_proven() {
+    let mut index = index(1000);
+    let fake = Fake(number(1), 10);
+    index.restore(&news(), fake.clone());
+    announce(&mut index, &[number(1), number(2)]);
+    let Lookup::Unproven(_, ticket) = find(&index, "1.ts", Some(1)) else {
+        panic!("it is there");
+    };
+    assert_eq!(index.summary(&news()).segments, 0);
+    assert_eq!(index.proved(&news(), &fake, ticket, true), None);
+    assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Ready(fake));
+}
+
+#[test]
+fn what_is_not_whole_is_on_its_way_again_if_it_is_listed() {
+    let mut index = index(1000);
+    let (listed, old) = (Fake(number(2), 10), Fake(number(1), 10));
+    index.restore(&news(), listed.clone());
+    index.restore(&news(), old.clone());
+    announce(&mut index, &[number(2)]);
+    for (fake, uri, then) in [
+        (listed, "2.ts", Lookup::Coming),
+        (old, "1.ts", Lookup::Absent),
+    ] {
+        let Lookup::Unproven(_, ticket) = find(&index, uri, None) else {
+            panic!("it is there");
+        };
+        let removed = index.proved(&news(), &fake, ticket, false);
+        assert_eq!(removed, Some(fake));
+        assert_eq!(find(&index, uri, None), then);
+    }
+    assert_eq!(index.used(Pool::Disk), 0);
+    assert!(index.ticket(&news(), &number(2)).is_some());
+}
+
+#[test]
+fn what_was_stored_under_another_token_is_the_same_where_names_are_matched_by_path() {
+    for (matching, removed) in [(Matching::Path, 0), (Matching::Exact, 1)] {
+        let mut index = index_of(1000, matching);
+        index.restore(&news(), Fake(named(0, 1, "1.ts?t=old"), 10));
+        let outcome = announce(&mut index, &[named(0, 1, "1.ts?t=new")]);
+        assert_eq!(outcome.removed.len(), removed);
+    }
 }
 
 #[test]
@@ -227,6 +315,7 @@ fn more_than_the_quota_is_not_restored() {
     index.restore(&news(), Fake(number(2), 10));
     let outcome = index.restore(&news(), Fake(number(1), 10));
     assert_eq!(outcome.removed, [Fake(number(1), 10)]);
+    assert_eq!(index.used(Pool::Disk), 20);
 }
 
 #[test]
@@ -265,7 +354,7 @@ fn one_resource_in_two_renditions_is_served_after_a_restart_too() {
     }
     assert_eq!(index.identify(&news(), &both), None);
     announce(&mut index, &[]);
-    assert!(matches!(find(&index, url, Some(1)), Lookup::Ready(_)));
+    assert!(matches!(find(&index, url, Some(1)), Lookup::Unproven(..)));
     assert_eq!(index.ambiguous(&news()), None);
 }
 
@@ -452,6 +541,16 @@ fn part(sequence: u64, start: u64) -> Announced {
     let mut part = named(0, sequence, "all.mp4");
     part.resource.range = ByteRange::new(start, 100);
     part
+}
+
+#[test]
+fn what_was_stored_as_another_part_of_a_resource_is_another_segment() {
+    for (start, removed) in [(800, 0), (900, 1)] {
+        let mut index = index(1000);
+        index.restore(&news(), Fake(part(1, 800), 10));
+        let outcome = announce(&mut index, &[part(1, start)]);
+        assert_eq!(outcome.removed.len(), removed);
+    }
 }
 
 /// The initialization section of a playlist.

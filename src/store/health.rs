@@ -1,0 +1,91 @@
+//! Whether the disk can be written to. Pure: time is an argument.
+//!
+//! A disk that fails is left alone, and tried again from time to time with one segment, which is
+//! rescued into memory if it fails again. It is well once such a segment is stored.
+
+use std::time::{Duration, Instant};
+
+/// How often a disk that fails is tried again: soon enough for an operator who has made room and
+/// waits, and seldom enough for a card that hangs for a second at each error.
+pub(super) const RETRY: Duration = Duration::from_secs(10);
+
+/// The state of the disk.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    ailment: Option<Ailment>,
+}
+
+#[derive(Debug)]
+struct Ailment {
+    why: String,
+    since: Instant,
+    next_try: Instant,
+}
+
+/// Whether a segment should be written to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// The disk is well.
+    Write,
+    /// The disk fails; see whether it still does.
+    Try,
+    /// The disk fails.
+    Spare,
+}
+
+impl Health {
+    /// What to do with a segment that begins now.
+    pub(super) fn advice(&mut self, now: Instant) -> Advice {
+        match &mut self.ailment {
+            None => Advice::Write,
+            Some(ailment) if now >= ailment.next_try => {
+                ailment.next_try = now + RETRY;
+                Advice::Try
+            }
+            Some(_) => Advice::Spare,
+        }
+    }
+
+    /// An operation failed, for this reason. Whether this is new.
+    pub(super) fn failed(&mut self, now: Instant, why: String) -> bool {
+        let since = self.ailment.take().map(|ailment| ailment.since);
+        self.ailment = Some(Ailment {
+            why,
+            since: since.unwrap_or(now),
+            next_try: now + RETRY,
+        });
+        since.is_none()
+    }
+
+    /// A segment that was a [`Advice::Try`] is stored. How long the disk had failed, if it had.
+    pub(super) fn works(&mut self, now: Instant) -> Option<Duration> {
+        let ailment = self.ailment.take()?;
+        Some(now.saturating_duration_since(ailment.since))
+    }
+
+    /// Why the disk is not written to, if it is not.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.ailment.as_ref().map(|ailment| ailment.why.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_is_told_once_and_tried_from_time_to_time_until_it_works() {
+        let (mut health, start) = (Health::default(), Instant::now());
+        assert_eq!(health.advice(start), Advice::Write);
+        assert!(health.failed(start, "full".into()));
+        assert!(!health.failed(start, "still full".into()));
+        assert_eq!(health.problem(), Some("still full"));
+        assert_eq!(health.advice(start), Advice::Spare);
+        let later = start + RETRY;
+        assert_eq!(health.advice(later), Advice::Try);
+        assert_eq!(health.advice(later), Advice::Spare, "one at a time");
+        assert_eq!(health.works(later), Some(RETRY));
+        assert_eq!(health.advice(later), Advice::Write);
+        assert_eq!(health.works(later), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! What every clone of the store shares.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, watch};
+
+use super::disk::Disk;
+use super::health::Health;
+use super::index::{Index, Pool};
+use super::prover::Prover;
+use super::{Segment, StoreError};
+use crate::budget::Budget;
+use crate::config::StoreConfig;
+use crate::ids::{ChannelName, RenditionIndex};
+use crate::metrics::Metrics;
+
+/// How long a start waits for the folder: a box that is being restarted, or is given another
+/// configuration, may take this long to let go of it.
+const LOCK_WITHIN: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) config: StoreConfig,
+    pub(super) channels: Vec<ChannelName>,
+    pub(super) disk: Disk,
+    pub(super) budget: Budget,
+    pub(super) index: Mutex<Index<Arc<Segment>>>,
+    pub(super) health: Mutex<Health>,
+    pub(super) prover: Mutex<Prover>,
+    pub(super) recovered: OnceCell<()>,
+    pub(super) changes: watch::Sender<u64>,
+    pub(super) ahead: HashMap<ChannelName, watch::Sender<u64>>,
+    pub(super) playlists: Mutex<HashMap<(ChannelName, RenditionIndex), Followed>>,
+    pub(super) metrics: Arc<Metrics>,
+    /// `None` if the folder could not be had because the disk fails.
+    pub(super) _lock: Option<File>,
+}
+
+/// The playlist that a rendition stands for.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) address: String,
+    /// When the newest load of it began, in this run.
+    pub(super) looked: Option<Instant>,
+    /// A sibling waits for the next look.
+    pub(super) awaited: bool,
+    /// That a sibling follows another playlist has been said.
+    pub(super) told_of_another: bool,
+}
+
+impl Inner {
+    pub(super) fn index(&self) -> MutexGuard<'_, Index<Arc<Segment>>> {
+        // The index is consistent between its calls, whatever happened to another thread.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn playlists(
+        &self,
+    ) -> MutexGuard<'_, HashMap<(ChannelName, RenditionIndex), Followed>> {
+        self.playlists
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn playlist(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> Option<String> {
+        let followed = self.playlists();
+        let followed = followed.get(&(channel.clone(), rendition.playlist()))?;
+        Some(followed.address.clone())
+    }
+
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn folder(&self, channel: &ChannelName) -> PathBuf {
+        self.config.dir.join(channel.as_str())
+    }
+
+    /// Deletes what was taken out, and tells everybody.
+    pub(super) fn after_change(
+        self: &Arc<Self>,
+        channel: &ChannelName,
+        removed: Vec<Arc<Segment>>,
+    ) {
+        self.discard(removed);
+        self.count(channel);
+        self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// Deletes files that the index has let go, off the caller's thread.
+    pub(super) fn discard(self: &Arc<Self>, mut removed: Vec<Arc<Segment>>) {
+        removed.retain(|segment| segment.path().is_some());
+        if removed.is_empty() {
+            return;
+        }
+        let inner = Arc::clone(self);
+        in_background(move || {
+            for segment in removed {
+                // Where it cannot be deleted the disk remembers it.
+                let _ = inner.delete(&segment);
+                inner.index().release(Pool::Disk, segment.occupied(), 0);
+            }
+        });
+    }
+
+    pub(super) fn delete(&self, segment: &Segment) -> Result<(), StoreError> {
+        let Some(path) = segment.path() else {
+            return Ok(());
+        };
+        let removed = self.disk.remove(path, segment.occupied());
+        removed.map_err(StoreError::at(path))
+    }
+
+    /// A segment cannot be read, for this reason.
+    pub(super) fn lose(
+        self: &Arc<Self>,
+        channel: &ChannelName,
+        segment: &Arc<Segment>,
+        error: io::Error,
+    ) {
+        let Some(path) = segment.path() else { return };
+        let error = StoreError::at(path)(error);
+        log::warn!("{error}");
+        if error.is_ailment() {
+            self.disk_failed(&error);
+        } else if !error.is_about_the_file() {
+            return;
+        }
+        let removed = self.index().lose(channel, segment);
+        self.after_change(channel, Vec::from_iter(removed));
+    }
+
+    pub(super) fn evict_from_memory(self: &Arc<Self>, bytes: u64) {
+        let evicted = self.index().evict_from_memory(bytes);
+        if !evicted.is_empty() {
+            for channel in &self.channels {
+                self.count(channel);
+            }
+            self.changes.send_modify(|number| *number += 1);
+        }
+    }
+
+    pub(super) fn disk_failed(&self, error: &StoreError) {
+        let new = self.health().failed(Instant::now(), error.to_string());
+        match new {
+            true => log::warn!(
+                "{error}; new segments are held in memory, {} MiB at most, until the disk works again",
+                self.budget.total() >> 21
+            ),
+            false => log::debug!("the disk still fails: {error}"),
+        }
+        self.metrics.store_writable.set(0);
+    }
+
+    pub(super) fn disk_works(&self) {
+        if let Some(failed) = self.health().works(Instant::now()) {
+            log::info!("the disk works again, after {} s", failed.as_secs());
+        }
+        self.metrics.store_writable.set(1);
+        self.disk.remove_leftovers();
+    }
+
+    fn count(&self, channel: &ChannelName) {
+        let index = self.index();
+        let summary = index.summary(channel);
+        let (disk, memory) = (index.used(Pool::Disk), index.used(Pool::Memory));
+        drop(index);
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.store_bytes.set(gauge(disk));
+        self.metrics.store_memory_bytes.set(gauge(memory));
+        let segments = gauge(summary.segments as u64);
+        self.metrics.channel(channel).store_segments.set(segments);
+    }
+}
+
+/// Makes the folder, and takes it for this store.
+pub(super) fn lock(disk: &Disk, dir: &Path) -> Result<File, StoreError> {
+    disk.make_folder(dir).map_err(StoreError::at(dir))?;
+    let give_up = Instant::now() + LOCK_WITHIN;
+    loop {
+        match disk.lock(dir).map_err(StoreError::at(dir))? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
+            None => return Err(StoreError::InUse(dir.to_owned())),
+        }
+    }
+}
+
+/// Does blocking work, off the caller's thread where there is a runtime.
+pub(super) fn in_background(work: impl FnOnce() + Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}

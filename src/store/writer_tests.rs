@@ -1,0 +1,260 @@
+//! Writing segments, and what is left when that goes wrong.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::super::{Disk, Fault, Found, Operation, Store};
+use super::*;
+use crate::budget::Budget;
+use crate::config::{Matching, StoreConfig};
+use crate::ids::{MediaSequence, RenditionIndex, Resource};
+use crate::metrics::Metrics;
+
+fn store(dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
+    store_on(Disk::default(), dir, min_free)
+}
+
+fn store_on(disk: Disk, dir: &Path, min_free: u64) -> (Store, ChannelName, Announced) {
+    let channel = ChannelName::from("news");
+    let config = StoreConfig {
+        dir: dir.into(),
+        max_size: 4 << 20,
+        min_free,
+    };
+    let channels = [(channel.clone(), Matching::Exact)];
+    let store = Store::open_on(
+        disk,
+        config,
+        channels,
+        Arc::new(Metrics::new([&channel])),
+        Budget::new(8 << 20),
+    )
+    .unwrap();
+    let announced = Announced {
+        rendition: RenditionIndex(0),
+        uri: "1.ts".into(),
+        resource: Resource {
+            url: "http://origin/1.ts".parse().unwrap(),
+            range: None,
+        },
+        sequence: MediaSequence(1),
+    };
+    store.announce(&channel, std::slice::from_ref(&announced));
+    (store, channel, announced)
+}
+
+/// The bytes of the one segment.
+fn served(store: &Store, channel: &ChannelName) -> Vec<u8> {
+    match store.find(channel, "1.ts", None) {
+        Found::Ready(reader) => reader.read(0..usize::MAX).unwrap().into(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn files(dir: &Path) -> usize {
+    std::fs::read_dir(dir.join("news")).unwrap().count()
+}
+
+#[tokio::test]
+async fn more_or_fewer_bytes_than_promised_are_never_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let mut writer = store.begin(&channel, &announced, Some(300_000)).unwrap();
+    writer.write(&vec![1; 299_999]).await.unwrap();
+    let error = writer.commit().await.unwrap_err();
+    assert!(matches!(error, StoreError::Length { got: 299_999, .. }));
+    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let error = writer.write(b"four").await.unwrap_err();
+    assert!(matches!(error, StoreError::Length { got: 4, .. }));
+    drop(writer);
+    let writer = store.begin(&channel, &announced, None).unwrap();
+    let error = writer.commit().await.unwrap_err();
+    assert!(matches!(error, StoreError::Empty));
+    assert_eq!(files(dir.path()), 0);
+    let found = store.find(&channel, "1.ts", None);
+    assert!(matches!(found, Found::Coming), "it may be tried again");
+}
+
+#[tokio::test]
+async fn a_writer_that_is_dropped_leaves_no_file_and_no_reservation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    for _ in 0..3 {
+        let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
+        writer.write(&vec![1; 1 << 20]).await.unwrap();
+        assert_eq!(files(dir.path()), 1);
+    }
+    assert_eq!(files(dir.path()), 0);
+}
+
+#[tokio::test]
+async fn the_quota_and_the_free_space_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (quota, channel, announced) = store(dir.path(), 0);
+    let error = quota
+        .begin(&channel, &announced, Some(5 << 20))
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }));
+    let mut writer = quota.begin(&channel, &announced, None).unwrap();
+    let error = loop {
+        if let Err(error) = writer.write(&vec![1; 1 << 20]).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, StoreError::NoRoom { .. }));
+}
+
+#[tokio::test]
+async fn what_expires_while_it_is_written_is_not_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    writer.write(b"old").await.unwrap();
+    let expired = (
+        announced.rendition,
+        announced.sequence,
+        announced.uri.clone(),
+    );
+    store.expire(&channel, &[expired]);
+    store.announce(&channel, std::slice::from_ref(&announced));
+    let error = writer.commit().await.unwrap_err();
+    assert!(matches!(error, StoreError::NotWanted));
+    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    writer.write(b"new").await.unwrap();
+    let segment = writer.commit().await.unwrap();
+    assert_eq!(segment.len(), 3);
+    assert_eq!(served(&store, &channel), b"new");
+}
+
+/// A disk on which this operation fails, the `n`th time (from 0) and ever after.
+fn failing(operation: Operation, n: usize, errno: rustix::io::Errno) -> Disk {
+    let seen = AtomicU32::new(0);
+    Disk::with_faults(move |now| {
+        let fails = now == operation && seen.fetch_add(1, Ordering::Relaxed) >= n as u32;
+        fails.then_some(Fault {
+            errno: errno.raw_os_error(),
+            partly: operation == Operation::Write,
+        })
+    })
+}
+
+#[tokio::test]
+async fn whatever_fails_on_the_disk_the_segment_goes_on_in_memory() {
+    use rustix::io::Errno;
+    let media: Vec<u8> = (0..700_000_u32).map(|i| (i % 251) as u8).collect();
+    // The start itself creates one file and writes to it.
+    for (operation, n, errno) in [
+        (Operation::Create, 1, Errno::ROFS),
+        (Operation::Write, 1, Errno::NOSPC),
+        (Operation::Write, 3, Errno::NOSPC),
+        (Operation::Write, 7, Errno::IO),
+        (Operation::Rename, 0, Errno::IO),
+    ] {
+        for expected in [Some(700_000), None] {
+            let dir = tempfile::tempdir().unwrap();
+            let disk = failing(operation, n, errno);
+            let (store, channel, announced) = store_on(disk, dir.path(), 0);
+            assert_eq!(store.problem(), None);
+            let mut writer = store.begin(&channel, &announced, expected).unwrap();
+            for piece in media.chunks(50_000) {
+                writer.write(piece).await.unwrap();
+            }
+            writer.commit().await.unwrap();
+            assert_eq!(served(&store, &channel), media, "{operation:?} {n}");
+            assert!(store.problem().unwrap().contains("cannot"));
+            assert!(store.memory_bytes() >= 700_000);
+            assert_eq!(files(dir.path()), 0);
+            store.expire(
+                &channel,
+                &[(
+                    announced.rendition,
+                    announced.sequence,
+                    announced.uri.clone(),
+                )],
+            );
+            assert_eq!(store.memory_bytes(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_or_full_at_the_start_is_done_without() {
+    use rustix::io::Errno;
+    for operation in [Operation::MakeFolder, Operation::Create, Operation::Write] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, channel, announced) =
+            store_on(failing(operation, 0, Errno::ROFS), dir.path(), 0);
+        assert!(store.problem().unwrap().contains("Read-only"));
+        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+        writer.write(b"new").await.unwrap();
+        writer.commit().await.unwrap();
+        assert_eq!(served(&store, &channel), b"new");
+    }
+}
+
+#[tokio::test]
+async fn more_to_be_left_free_than_there_is_costs_the_disk_and_not_the_viewers() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), u64::MAX);
+    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!(served(&store, &channel), b"new");
+    assert!(store.problem().unwrap().contains("min-free"));
+    assert_eq!(files(dir.path()), 0);
+}
+
+#[tokio::test]
+async fn what_memory_does_not_hold_is_refused_and_what_others_need_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), u64::MAX);
+    let error = store
+        .begin(&channel, &announced, Some(5 << 20))
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NoMemory));
+    let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
+    writer.write(&vec![7; 3 << 20]).await.unwrap();
+    writer.commit().await.unwrap();
+    let budget = store.inner.budget.clone();
+    assert_eq!(budget.used(), 3 << 20);
+    let needed = budget.try_take(8 << 20).unwrap();
+    assert_eq!(needed.bytes(), 8 << 20);
+    assert_eq!(store.memory_bytes(), 0);
+    assert!(matches!(store.find(&channel, "1.ts", None), Found::Absent));
+}
+
+#[tokio::test]
+async fn two_stores_never_share_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, ..) = store(dir.path(), 0);
+    let open = |dir: &Path| {
+        let config = StoreConfig {
+            dir: dir.into(),
+            max_size: 4 << 20,
+            min_free: 0,
+        };
+        Store::open(config, [], Arc::default(), Budget::new(8 << 20))
+    };
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::InUse(_)));
+    assert!(error.to_string().contains("another edgeseed"));
+    drop(first);
+    assert!(open(dir.path()).is_ok());
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_any_more_is_not_found_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = failing(Operation::Read, 0, rustix::io::Errno::IO);
+    let (store, channel, announced) = store_on(disk, dir.path(), 0);
+    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.commit().await.unwrap();
+    let Found::Ready(reader) = store.find(&channel, "1.ts", None) else {
+        panic!("it is stored");
+    };
+    let error = reader.read(0..3).unwrap_err();
+    store.lose(&channel, &reader, error);
+    assert!(store.problem().is_some());
+    assert!(matches!(store.find(&channel, "1.ts", None), Found::Absent));
+}
