@@ -536,7 +536,7 @@ async fn a_compressed_playlist_is_read_and_one_that_swells_beyond_the_cap_is_ref
     let (output, _) = probe(&format!("{base}/small.m3u8")).await;
     assert!(output.contains("1 segments"), "{output}");
     let (output, failed) = probe(&format!("{base}/huge.m3u8")).await;
-    assert!(output.contains("larger than the 2097152 bytes"), "{output}");
+    assert!(output.contains("larger than 2 MiB"), "{output}");
     assert!(failed);
 }
 

@@ -14,6 +14,7 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Version};
 use url::Url;
 
+use super::names::Names;
 use crate::hls::{self, Playlist, PlaylistError, Variables};
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
@@ -94,6 +95,13 @@ pub enum OriginError {
         /// Bytes that were promised, if any were.
         expected: Option<u64>,
     },
+    /// Nothing more came inside the answer, or next to nothing, and the connection stayed.
+    Stalled {
+        /// Bytes that came.
+        got: u64,
+        /// Bytes that were promised, if any were.
+        expected: Option<u64>,
+    },
     /// Another attempt at a segment brought other bytes than the first.
     Changed,
     /// A page in place of a segment, as sign-in portals send.
@@ -127,15 +135,15 @@ impl fmt::Display for OriginError {
                 write!(f, "answered {code} {}", reason.unwrap_or_default())
             }
             Self::Redirects => write!(f, "redirects more than {MAX_REDIRECTS} times"),
-            Self::TooLarge { limit } => write!(f, "larger than the {limit} bytes that are taken"),
-            Self::Truncated {
-                got,
-                expected: Some(expected),
-            } => write!(f, "broke off after {got} of {expected} bytes"),
-            Self::Truncated {
-                got,
-                expected: None,
-            } => write!(f, "broke off after {got} bytes"),
+            Self::TooLarge { limit } => {
+                write!(f, "larger than {} MiB, the most that is taken", limit >> 20)
+            }
+            Self::Truncated { got, expected } => {
+                write!(f, "broke off after {}", progress(*got, *expected))
+            }
+            Self::Stalled { got, expected } => {
+                write!(f, "stalled after {}", progress(*got, *expected))
+            }
             Self::Changed => f.write_str("the segment's bytes changed while it was loaded"),
             Self::NotMedia(kind) => write!(f, "answered with {kind} in place of a segment"),
             Self::NotThatPart(what) => write!(
@@ -152,6 +160,13 @@ impl fmt::Display for OriginError {
 
 impl std::error::Error for OriginError {}
 
+fn progress(got: u64, expected: Option<u64>) -> String {
+    match expected {
+        Some(expected) => format!("{got} of {expected} bytes"),
+        None => format!("{got} bytes"),
+    }
+}
+
 impl OriginClient {
     /// A client that trusts the system's certificate authorities. Where there are none it can
     /// still be used for `http`.
@@ -162,8 +177,10 @@ impl OriginClient {
         // reqwest asks for a provider of the process. A second one is refused, which is fine: it
         // is the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let names = Names::default();
         let builder = || {
             reqwest::Client::builder()
+                .dns_resolver(names.clone())
                 .user_agent(concat!("edgeseed/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(IDLE_TIMEOUT)
@@ -327,14 +344,11 @@ pub(super) fn before_body(error: &reqwest::Error, url: &Url) -> OriginError {
         return OriginError::Dns(host.into());
     }
     for source in sources(error) {
-        let Some(error) = source.downcast_ref::<io::Error>() else {
-            continue;
-        };
-        let inner = error.get_ref();
-        if let Some(tls) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        if let Some(tls) = source.downcast_ref::<rustls::Error>() {
             return OriginError::Tls(explain_tls(tls));
         }
-        if error.kind() == io::ErrorKind::ConnectionRefused {
+        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        if source.downcast_ref::<io::Error>().is_some_and(refused) {
             let port = url.port_or_known_default().unwrap_or_default();
             return OriginError::Refused(format!("{host}:{port}"));
         }
@@ -354,26 +368,50 @@ fn inside_body(error: &reqwest::Error, got: u64, expected: Option<u64>) -> Origi
 
 fn explain_tls(error: &rustls::Error) -> String {
     use rustls::CertificateError as Bad;
-    let clock = matches!(
-        error,
-        rustls::Error::InvalidCertificate(
-            Bad::NotValidYet
-                | Bad::NotValidYetContext { .. }
-                | Bad::Expired
-                | Bad::ExpiredContext { .. }
-        )
-    );
+    let day = |time: &rustls::pki_types::UnixTime| {
+        let seconds = i64::try_from(time.as_secs()).ok();
+        let time = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        time.map_or_else(|| "?".into(), |time| time.strftime("%Y-%m-%d").to_string())
+    };
+    let rustls::Error::InvalidCertificate(bad) = error else {
+        return error.to_string();
+    };
     // A box without a battery-backed clock starts in the past.
-    match clock {
-        true => format!("{error}; is this machine's clock set?"),
-        false => error.to_string(),
+    match bad {
+        Bad::ExpiredContext { time, not_after } => format!(
+            "the certificate expired on {}, and it is {} by this machine's clock",
+            day(not_after),
+            day(time)
+        ),
+        Bad::NotValidYetContext { time, not_before } => format!(
+            "the certificate is valid from {}, and it is {} by this machine's clock",
+            day(not_before),
+            day(time)
+        ),
+        Bad::Expired | Bad::NotValidYet => format!("{error}; is this machine's clock set?"),
+        Bad::UnknownIssuer => {
+            "the certificate is of an authority that this machine does not know; \
+                               if it is to be trusted, install its certificate"
+                .into()
+        }
+        _ => error.to_string(),
     }
 }
 
+/// The causes, one within the other. Of an error that an `io::Error` wraps, `source` gives the cause
+/// and not the error itself.
 fn sources<'a>(
     error: &'a reqwest::Error,
 ) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    std::iter::successors(error.source(), |&source| source.source())
+    std::iter::successors(error.source(), |&source| {
+        let wrapped = source
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => source.source(),
+        }
+    })
 }
 
 /// The last cause: what reqwest puts before it ("error sending request for url ...") repeats the

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
 use super::pace::Pace;
+use super::segment::MAX_RESUMES;
 use super::status::Board;
 use crate::budget::Budget;
 use crate::ids::{MediaSequence, RenditionIndex};
@@ -47,7 +48,7 @@ pub(super) struct Downloads {
     queue: VecDeque<Job>,
     active: HashMap<MediaSequence, (Announced, AbortHandle)>,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
-    /// Attempts that failed since a segment last arrived.
+    /// Connections that failed since a segment last arrived.
     failures_in_a_row: u32,
 }
 
@@ -84,9 +85,23 @@ impl DownloadError {
         )
     }
 
-    /// Whether another attempt may succeed: after an error of the disk, one in memory.
+    /// How many connections failed: a body that broke off or stalled was taken up over others first.
+    fn connections(&self) -> u32 {
+        match self {
+            Self::Origin(OriginError::Truncated { .. } | OriginError::Stalled { .. }) => {
+                1 + MAX_RESUMES
+            }
+            _ => 1,
+        }
+    }
+
+    /// Whether another attempt may succeed: after an error of the disk, one in memory. What is too
+    /// large would only be loaded in vain again.
     fn may_pass(&self) -> bool {
-        matches!(self, Self::Origin(_) | Self::Store(StoreError::Io { .. }))
+        match self {
+            Self::Origin(error) => !matches!(error, OriginError::TooLarge { .. }),
+            Self::Store(error) => matches!(error, StoreError::Io { .. }),
+        }
     }
 }
 
@@ -215,7 +230,8 @@ impl Downloads {
             }
             Err(error) if job.failures + 1 < ATTEMPTS && error.may_pass() => {
                 log::debug!("channel {channel}: {what}: {error}; tries again");
-                self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+                let connections = error.connections();
+                self.failures_in_a_row = self.failures_in_a_row.saturating_add(connections);
                 if self.failures_in_a_row >= ATTEMPTS {
                     // Newer segments go before second tries, so that none may ever be given up.
                     let error = format!("segments fail, last {what}: {error}");

@@ -8,11 +8,13 @@ mod client;
 mod downloads;
 mod edge;
 mod follow;
+mod names;
 mod neighbour;
 mod pace;
 mod prefetch;
 mod segment;
 mod status;
+mod voice;
 
 pub use client::{
     Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, Validators,

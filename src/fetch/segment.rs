@@ -9,7 +9,7 @@ use reqwest::header::{
     LAST_MODIFIED, RANGE,
 };
 use reqwest::{Client, Response, StatusCode};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
 use super::client::{MAX_SEGMENT, OriginClient, OriginError, before_body};
@@ -24,14 +24,28 @@ const SEGMENT_TIMEOUT: Duration = Duration::from_secs(60);
 const HEDGE_AFTER: Duration = Duration::from_millis(800);
 
 /// Silence inside a body after which another connection takes over: a new one costs two or three
-/// round trips, TCP's own recovery on a bad link up to several seconds.
-const SILENCE: Duration = Duration::from_secs(2);
+/// round trips, TCP's own recovery on a bad link up to several seconds. Short enough that the rest
+/// can still come while a viewer's REQUEST is held (1.6 s).
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Of a connection that brings less than so many bytes in so long a time the same is true: it would
+/// hold its place until all of the window has gone by. No stream is as slow as that, 4 KiB/s.
+const TRICKLE: (u64, Duration) = (16 << 10, Duration::from_secs(4));
 
 /// How often a body is taken up again.
-const MAX_RESUMES: u32 = 3;
+pub(super) const MAX_RESUMES: u32 = 3;
 
 /// Before a body that broke off is asked for again: an origin that restarts needs a moment.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
+
+const PAGE: &str = "an HTML page";
+/// What origins and sign-in portals send in place of a segment, with 200. (`text/plain` is what some
+/// servers call any file.)
+const NEVER_MEDIA: [(&str, &str); 3] = [
+    ("text/html", PAGE),
+    ("application/xhtml+xml", PAGE),
+    ("application/json", "JSON"),
+];
 
 /// A segment that is arriving.
 #[derive(Debug)]
@@ -46,6 +60,8 @@ pub struct SegmentBody {
     /// What the origin says that the copy is, if that can stand in `If-Range`.
     validator: Option<HeaderValue>,
     resumes: u32,
+    /// Bytes that came of late, and the time that they were waited for.
+    lately: (u64, Duration),
     /// Came with the end of what was skipped.
     new: Bytes,
 }
@@ -80,12 +96,14 @@ impl OriginClient {
         Ok(SegmentBody {
             client: self.clone(),
             resource: resource.clone(),
-            validator: validator(response.headers()),
+            // A body without a length may have been compressed, and a part would be of that form.
+            validator: length.and_then(|_| validator(response.headers())),
             response,
             length,
             received: 0,
             crc32c: 0,
             resumes: 0,
+            lately: (0, Duration::ZERO),
             new: Bytes::new(),
         })
     }
@@ -138,13 +156,18 @@ impl SegmentBody {
                 let new = std::mem::take(&mut self.new);
                 return self.take(new).map(Some);
             }
-            let error = match timeout(SILENCE, self.response.chunk()).await {
+            let since = Instant::now();
+            let chunk = timeout(SILENCE, self.response.chunk()).await;
+            self.lately.1 += since.elapsed();
+            let error = match chunk {
+                // These bytes come again.
+                Ok(Ok(Some(bytes))) if self.trickles(&bytes) => self.stalled(),
                 Ok(Ok(Some(bytes))) => return self.take(bytes).map(Some),
                 Ok(Ok(None)) if self.length.is_none_or(|length| length == self.received) => {
                     return Ok(None);
                 }
-                Err(_) => OriginError::Timeout,
-                Ok(Err(error)) if error.is_timeout() => OriginError::Timeout,
+                Err(_) => self.stalled(),
+                Ok(Err(error)) if error.is_timeout() => self.stalled(),
                 Ok(_) => OriginError::Truncated {
                     got: self.received,
                     expected: self.length,
@@ -154,7 +177,28 @@ impl SegmentBody {
         }
     }
 
+    /// Whether what comes is too little for the time that it takes.
+    fn trickles(&mut self, bytes: &Bytes) -> bool {
+        self.lately.0 += bytes.len() as u64;
+        let (came, waited) = self.lately;
+        if waited < TRICKLE.1 {
+            return false;
+        }
+        self.lately = (0, Duration::ZERO);
+        came < TRICKLE.0
+    }
+
+    fn stalled(&self) -> OriginError {
+        OriginError::Stalled {
+            got: self.received,
+            expected: self.length,
+        }
+    }
+
     fn take(&mut self, bytes: Bytes) -> Result<Bytes, OriginError> {
+        if self.received == 0 && is_page(&bytes) {
+            return Err(OriginError::NotMedia(PAGE.into()));
+        }
         self.received += bytes.len() as u64;
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
         match self.received > MAX_SEGMENT {
@@ -256,10 +300,24 @@ async fn ask(client: &Client, url: &Url, mut headers: HeaderMap) -> Result<Respo
 fn must_be_media(response: &Response) -> Result<(), OriginError> {
     let kind = response.headers().get(CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    match response.status().is_success() && kind.starts_with("text/html") {
-        true => Err(OriginError::NotMedia("an HTML page".into())),
-        false => Ok(()),
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let mut never = NEVER_MEDIA.iter();
+    match never.find(|(never, _)| kind.eq_ignore_ascii_case(never)) {
+        Some((_, what)) if response.status().is_success() => {
+            Err(OriginError::NotMedia((*what).into()))
+        }
+        _ => Ok(()),
     }
+}
+
+/// Whether a body begins as a page does, whatever its head calls it. No media does.
+fn is_page(beginning: &[u8]) -> bool {
+    let beginning = beginning.trim_ascii_start();
+    let is_like = |tag: &[u8]| {
+        let found = beginning.get(..tag.len());
+        found.is_some_and(|found| found.eq_ignore_ascii_case(tag))
+    };
+    is_like(b"<!doctype html") || is_like(b"<html")
 }
 
 /// What `If-Range` may hold (RFC 9110 section 13.1.5): a strong entity tag, or else a date.
@@ -371,6 +429,13 @@ mod tests {
             assert_eq!(part.is_ok(), taken, "{text}");
         }
         assert!(must_be_part(&HeaderMap::new(), &resource, 0).is_err());
+    }
+
+    #[test]
+    fn a_page_is_known_by_how_it_begins() {
+        assert!(is_page(b"\r\n <!DocType HTML><title>"));
+        assert!(is_page(b"<HTML lang=en>"));
+        assert!(!is_page(b"G@\0\x10") && !is_page(b"WEBVTT") && !is_page(b"<tt xmlns="));
     }
 
     #[test]
