@@ -15,6 +15,8 @@ const PLAUSIBLE: Duration = Duration::from_secs(600);
 /// Segments whose times are remembered, from the live edge backwards: whoever is further behind than
 /// that is behind by the time of the oldest of them at least.
 const REMEMBERED: usize = 64;
+/// Segments in a row that are late before it is more than a hiccup.
+const LATE: u32 = 3;
 
 /// The live edge of one playlist.
 #[derive(Debug, Default)]
@@ -25,6 +27,10 @@ pub(super) struct Edge {
     ends: BTreeMap<MediaSequence, Instant>,
     ended: bool,
     missing: bool,
+    /// The newest that is here, now and when the newest of the list was listed.
+    stored: [Option<MediaSequence>; 2],
+    /// Segments in a row that were not here yet when the next was listed.
+    late: u32,
 }
 
 impl Edge {
@@ -39,7 +45,16 @@ impl Edge {
         let Some(last) = last.filter(|last| Some(last.sequence) > known) else {
             return;
         };
-        self.newest = Some((last.sequence, now));
+        if self.newest.replace((last.sequence, now)).is_some() {
+            let [stored, before] = self.stored;
+            // Where nothing arrives at all, it is not for want of speed.
+            match self.missing {
+                true if stored > before => self.late = self.late.saturating_add(1),
+                true => {}
+                false => self.late = 0,
+            }
+        }
+        self.stored[1] = self.stored[0];
         let ended_at = |start: SystemTime, duration| {
             let age = clock.duration_since(start.checked_add(duration)?);
             // A clock that is ahead of ours by little is right.
@@ -74,6 +89,7 @@ impl Edge {
     /// appeared, as long as that is missing.
     pub(super) fn behind_since(&mut self, stored: Option<MediaSequence>) -> Option<Instant> {
         let (newest, appeared) = self.newest?;
+        self.stored[0] = stored;
         self.missing = stored < Some(newest);
         if self.ended && !self.missing {
             return None;
@@ -84,6 +100,11 @@ impl Edge {
             Some((_, end)) => Some(*end),
             None => self.missing.then_some(appeared),
         }
+    }
+
+    /// Whether segments arrive, but later than the next ones are listed, again and again.
+    pub(super) fn is_late(&self) -> bool {
+        self.late >= LATE
     }
 
     /// Whether the lag grows as time passes.
@@ -150,6 +171,24 @@ mod tests {
         assert!(edge.moves());
         assert_eq!(seconds(later, &mut edge, 5), None);
         assert!(!edge.moves());
+    }
+
+    #[test]
+    fn segments_are_late_if_they_arrive_after_the_next_was_listed_again_and_again() {
+        let now = Instant::now();
+        let listed = |edge: &mut Edge, newest, stored| {
+            edge.listed(&list(newest, None), now, clock());
+            edge.behind_since(Some(MediaSequence(stored)));
+            edge.is_late()
+        };
+        let mut edge = Edge::default();
+        let late = (5..=9).map(|newest| listed(&mut edge, newest, newest - 2));
+        assert_eq!(late.collect::<Vec<_>>(), [false, false, false, true, true]);
+        assert!(listed(&mut edge, 10, 10), "the one before was late");
+        assert!(!listed(&mut edge, 11, 11));
+        let mut edge = Edge::default();
+        let late = (5..=20).any(|newest| listed(&mut edge, newest, 3));
+        assert!(!late, "they do not arrive at all");
     }
 
     #[test]

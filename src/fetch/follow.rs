@@ -178,6 +178,9 @@ impl<'a> Follower<'a> {
             store.looked(name, self.rendition, started.into_std(), self.newest);
         }
         self.edge.listed(media, Instant::now(), SystemTime::now());
+        self.means
+            .board
+            .delayed(self.rendition, self.edge.is_late());
         self.note_lag();
         let newest = self.newest;
         self.means.board.loaded(self.rendition, |playlist| {

@@ -31,9 +31,9 @@ const MAX_PLAYLISTS: usize = 32;
 /// those of a playlist that is not followed may appear at any time, with an advertisement for one.
 /// One load of each a minute is little beside those of the followed ones.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-/// Back-off of the first playlist, before anything is known of the channel.
+/// Back-off of the first playlist, before anything is known of the channel; as far as that of others.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// A media playlist to follow.
 pub(super) struct Source {
@@ -103,7 +103,7 @@ async fn prefetch(channel: &ChannelConfig, means: &Means) {
             }
             Err(error) => error,
         };
-        board.failed(&error.to_string());
+        board.failed(&channel.url, &error.to_string());
         sleep(backoff + jitter(backoff)).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
     }

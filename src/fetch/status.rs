@@ -10,8 +10,12 @@ use tokio::time::Instant;
 use url::Url;
 
 use super::client::shown;
+use super::voice::Voice;
 use crate::ids::{ChannelName, MediaSequence, RenditionIndex};
 use crate::metrics::ChannelMetrics;
+
+const TOO_SLOW: &str = "segments arrive later than the next ones are listed: the origin, or the way \
+                        to it, is too slow for this channel";
 
 /// The state of a channel as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -66,6 +70,8 @@ pub struct PlaylistStatus {
     pub failure: Option<Failure>,
     /// Why its segments are given up, until one arrives again.
     pub segment_failure: Option<Failure>,
+    /// That its segments arrive too late, as long as they do.
+    pub delay: Option<Failure>,
 }
 
 /// Where the tasks of one channel write down how they fare.
@@ -74,7 +80,16 @@ pub(super) struct Board {
     pub(super) channel: ChannelName,
     pub(super) metrics: Arc<ChannelMetrics>,
     status: watch::Sender<ChannelStatus>,
+    voices: Arc<Mutex<Voices>>,
     behind: Arc<Mutex<BTreeMap<RenditionIndex, Instant>>>,
+}
+
+/// What is told of a channel in the log.
+#[derive(Debug, Default)]
+struct Voices {
+    playlists: Voice,
+    segments: Voice,
+    delays: Voice,
 }
 
 impl Board {
@@ -87,20 +102,20 @@ impl Board {
             channel,
             metrics,
             status,
+            voices: Arc::default(),
             behind: Arc::default(),
         }
     }
 
-    /// The channel as a whole cannot be started.
-    pub(super) fn failed(&self, error: &str) {
-        let mut new = false;
+    /// The channel as a whole cannot be started, for its playlist cannot be loaded.
+    pub(super) fn failed(&self, url: &Url, error: &str) {
         self.status.send_modify(|status| {
-            new = status.failure.is_none();
             status.state = ChannelState::Failing;
             fail(&mut status.failure, error);
         });
-        if new {
-            log::warn!("channel {}: {error}; tries again", self.channel);
+        if self.voices().playlists.fails(Instant::now()) {
+            let (channel, url) = (&self.channel, shown(url));
+            log::warn!("channel {channel}: {url}: {error}; tries again");
         }
     }
 
@@ -115,6 +130,7 @@ impl Board {
             ended: false,
             failure: None,
             segment_failure: None,
+            delay: None,
         };
         self.status.send_modify(|status| {
             let playlists: Vec<_> = playlists.iter().map(playlist).collect();
@@ -140,11 +156,13 @@ impl Board {
             playlist.failure = None;
             playlist.last_reload = Some(unix_seconds());
             update(playlist);
-            let before = status.failure.clone();
             status.summarize();
-            if let (Some(failure), None) = (before, &status.failure) {
-                let seconds = unix_seconds().saturating_sub(failure.since);
-                log::info!("channel {}: works again after {seconds} s", self.channel);
+            let works = |p: &PlaylistStatus| p.failure.is_none() && p.last_reload.is_some();
+            if status.playlists.iter().all(works)
+                && let Some(after) = self.voices().playlists.works(Instant::now())
+            {
+                let (channel, seconds) = (&self.channel, after.as_secs());
+                log::info!("channel {channel}: works again after {seconds} s");
             }
         });
     }
@@ -152,13 +170,12 @@ impl Board {
     /// A playlist could not be loaded.
     pub(super) fn failed_to_load(&self, rendition: RenditionIndex, error: &str) {
         self.status.send_modify(|status| {
-            let new = status.failure.is_none();
             let Some(playlist) = status.playlists.get_mut(usize::from(rendition.0)) else {
                 return;
             };
             fail(&mut playlist.failure, error);
             let (channel, url) = (&self.channel, &playlist.url);
-            match new {
+            match self.voices().playlists.fails(Instant::now()) {
                 true => log::warn!("channel {channel}: {url}: {error}; tries again"),
                 false => log::debug!("channel {channel}: {url}: {error}"),
             }
@@ -169,30 +186,62 @@ impl Board {
     /// A segment was given up for this reason, or (`None`) one has arrived.
     pub(super) fn segment(&self, rendition: RenditionIndex, error: Option<&str>) {
         let channel = &self.channel;
-        self.status.send_if_modified(|status| {
-            let Some(playlist) = status
-                .playlists
-                .get_mut(usize::from(rendition.playlist().0))
-            else {
-                return false;
-            };
-            let failing = playlist.segment_failure.is_some();
-            match error {
-                Some(error) => {
-                    if !failing {
-                        log::warn!("channel {channel}: {error}");
-                    }
-                    fail(&mut playlist.segment_failure, error);
+        let fails = self.note(rendition, error, |playlist| &mut playlist.segment_failure);
+        let (now, mut voices) = (Instant::now(), self.voices());
+        match error {
+            Some(error) if voices.segments.fails(now) => log::warn!("channel {channel}: {error}"),
+            Some(error) => log::debug!("channel {channel}: {error}"),
+            None if fails => {}
+            None => {
+                if let Some(after) = voices.segments.works(now) {
+                    let seconds = after.as_secs();
+                    log::info!("channel {channel}: segments arrive again after {seconds} s");
                 }
-                None if failing => {
-                    playlist.segment_failure = None;
-                    log::info!("channel {channel}: segments arrive again");
-                }
-                None => return false,
             }
-            status.summarize();
-            true
+        }
+    }
+
+    /// Whether segments arrive, but later than the next ones are listed.
+    pub(super) fn delayed(&self, rendition: RenditionIndex, late: bool) {
+        let channel = &self.channel;
+        let error = late.then_some(TOO_SLOW);
+        let fails = self.note(rendition, error, |playlist| &mut playlist.delay);
+        let (now, mut voices) = (Instant::now(), self.voices());
+        if late && voices.delays.fails(now) {
+            log::warn!("channel {channel}: {TOO_SLOW}");
+        }
+        if !fails && let Some(after) = voices.delays.works(now) {
+            let seconds = after.as_secs();
+            log::info!("channel {channel}: segments arrive in time again after {seconds} s");
+        }
+    }
+
+    /// Writes down that something of a playlist fails, or works. Whether it fails of any playlist.
+    fn note(
+        &self,
+        rendition: RenditionIndex,
+        error: Option<&str>,
+        failure: fn(&mut PlaylistStatus) -> &mut Option<Failure>,
+    ) -> bool {
+        let mut fails = false;
+        self.status.send_if_modified(|status| {
+            let index = usize::from(rendition.playlist().0);
+            let noted = status.playlists.get_mut(index).map(failure);
+            let changed = match (noted, error) {
+                (Some(noted), Some(error)) => {
+                    fail(noted, error);
+                    true
+                }
+                (Some(noted), None) => noted.take().is_some(),
+                (None, _) => false,
+            };
+            fails = status.playlists.iter_mut().any(|p| failure(p).is_some());
+            if changed {
+                status.summarize();
+            }
+            changed
         });
+        fails
     }
 
     /// Since when this playlist has been behind its live edge; `None`: it is not.
@@ -209,6 +258,10 @@ impl Board {
         self.metrics.live_edge_lag_ms.set(millis);
     }
 
+    fn voices(&self) -> std::sync::MutexGuard<'_, Voices> {
+        self.voices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn behind(&self) -> std::sync::MutexGuard<'_, BTreeMap<RenditionIndex, Instant>> {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -219,8 +272,10 @@ impl ChannelStatus {
     fn summarize(&mut self) {
         let loaded = self.playlists.iter().all(|p| p.last_reload.is_some());
         let failures = self.playlists.iter();
-        let mut failures =
-            failures.filter_map(|p| p.failure.as_ref().or(p.segment_failure.as_ref()));
+        let mut failures = failures.filter_map(|p| {
+            let segments = p.segment_failure.as_ref().or(p.delay.as_ref());
+            p.failure.as_ref().or(segments)
+        });
         match failures.next() {
             Some(failure) => fail(&mut self.failure, &failure.error),
             None if loaded => self.failure = None,

@@ -16,8 +16,9 @@ use crate::ids::{ByteRange, MediaSequence, SegmentUri};
 
 /// The floor between two loads, whatever the playlist claims about its durations.
 const MIN_RELOAD: Duration = Duration::from_millis(500);
-/// How far errors back off: an origin that returns is noticed within half a minute.
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
+/// How far errors back off: viewers need the box again as soon as the origin returns, and once in ten
+/// seconds is what a single player with long segments asks.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// Follows one media playlist.
 #[derive(Debug)]
@@ -180,7 +181,7 @@ impl Tracker {
     }
 
     /// A load failed at `now`. Returns when to try again: from half the target duration, doubled
-    /// with each failure, up to half a minute.
+    /// with each failure, up to ten seconds.
     pub fn on_failure(&mut self, now: Instant) -> Instant {
         let first = (self.target_duration / 2).max(MIN_RELOAD);
         let delay = first.saturating_mul(1 << self.failures.min(10));

@@ -76,7 +76,7 @@ fn failures_back_off_to_a_cap_and_success_forgets_them() {
     for _ in 0..6 {
         delays.push((tracker.on_failure(now) - now).as_secs());
     }
-    assert_eq!(delays, [3, 6, 12, 24, 30, 30]);
+    assert_eq!(delays, [3, 6, 10, 10, 10, 10]);
     tracker.on_playlist(now, &numbered(10, 3));
     assert_eq!((tracker.on_failure(now) - now).as_secs(), 3);
 }
