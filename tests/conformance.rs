@@ -1,6 +1,9 @@
-//! `docs/conformance.md` is complete, and every test that it names exists.
+//! `docs/conformance.md` and `docs/faults.md` are complete, and every test that they name exists.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "faults/table.rs"]
+mod faults;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,6 +47,23 @@ const MESSAGES: &[(&str, &[&str])] = &[
     ("end without a word", &["peer", "server"]),
     ("restart of the box", &["peer"]),
     ("loss of the server", &["peer"]),
+];
+
+/// The faults of origins, as they were asked for.
+const FAULTS: &[&str] = &[
+    "slow",
+    "stalled",
+    "reset mid-body",
+    "wrong length",
+    "wrong type",
+    "404 then 200",
+    "500 storm",
+    "redirect loop",
+    "huge playlist",
+    "changed bytes under the same name",
+    "playlist going backwards",
+    "TLS expired",
+    "DNS gone",
 ];
 
 struct Row {
@@ -105,16 +125,39 @@ fn every_row_names_tests_that_exist() {
     let mut missing = BTreeSet::new();
     for row in rows() {
         for test in row.tests {
-            let is_there = test.split_once("::").is_some_and(|(file, name)| {
-                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-                path.is_file() && has_test(&read(file), name)
-            });
+            let is_there = exists(&test);
             if !is_there {
                 missing.insert(format!("{}, {}: {test}", row.message, row.role));
             }
         }
     }
     assert!(missing.is_empty(), "no such test: {missing:#?}");
+}
+
+#[test]
+fn every_fault_has_a_row_whose_test_exists_and_runs_its_channel() {
+    let rows = faults::rows();
+    for fault in FAULTS {
+        assert!(rows.iter().any(|row| row.fault == *fault), "{fault}");
+    }
+    let mut channels = BTreeSet::new();
+    for row in &rows {
+        assert!(FAULTS.contains(&row.fault.as_str()), "{row:?}");
+        assert!(row.prose.iter().all(|prose| !prose.is_empty()), "{row:?}");
+        assert!(channels.insert(&row.channel), "twice: {row:?}");
+        assert!(exists(&row.test), "no such test: {row:?}");
+        let (file, _) = row.test.split_once("::").unwrap();
+        let channel = format!("\"{}\"", row.channel);
+        assert!(read(file).contains(&channel), "not in its test: {row:?}");
+    }
+}
+
+/// Whether there is such a `file::test`.
+fn exists(test: &str) -> bool {
+    test.split_once("::").is_some_and(|(file, name)| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        path.is_file() && has_test(&read(file), name)
+    })
 }
 
 /// Whether a function of this name follows a test attribute, which an ignored one does not do at once.

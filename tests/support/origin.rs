@@ -1,8 +1,7 @@
 //! A live HLS origin on the loopback interface. The bytes of a segment follow from its sequence
-//! number, every request is counted, and it can be told to misbehave.
+//! number, and every request is counted.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
@@ -14,7 +13,6 @@ use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -46,23 +44,6 @@ impl Default for Live {
     }
 }
 
-/// How an origin misbehaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// 404 Not Found.
-    NotFound,
-    /// 500 Internal Server Error.
-    ServerError,
-    /// A login page, with 200.
-    Html,
-    /// The connection breaks off after half the body.
-    Truncated,
-    /// 10 MB of lines that a playlist may have.
-    Huge,
-    /// Accepts the request and never answers.
-    Silent,
-}
-
 /// A running origin; gone when dropped.
 pub(crate) struct Origin {
     address: SocketAddr,
@@ -74,13 +55,6 @@ struct Shared {
     live: Live,
     started: Instant,
     requests: Mutex<BTreeMap<String, u64>>,
-    faults: Mutex<Faults>,
-}
-
-#[derive(Default)]
-struct Faults {
-    playlist: Option<Fault>,
-    segments: Option<Fault>,
 }
 
 impl Origin {
@@ -91,7 +65,6 @@ impl Origin {
             live,
             started: Instant::now(),
             requests: Mutex::default(),
-            faults: Mutex::default(),
         });
         let app = Router::new()
             .fallback(answer)
@@ -130,14 +103,6 @@ impl Origin {
     /// The bytes of a segment.
     pub(crate) fn segment(&self, sequence: u64) -> Bytes {
         segment(sequence, self.shared.live.segment_size)
-    }
-
-    pub(crate) fn fail_playlist(&self, fault: impl Into<Option<Fault>>) {
-        self.shared.faults.lock().unwrap().playlist = fault.into();
-    }
-
-    pub(crate) fn fail_segments(&self, fault: impl Into<Option<Fault>>) {
-        self.shared.faults.lock().unwrap().segments = fault.into();
     }
 
     /// How often the segment was asked for.
@@ -197,7 +162,7 @@ pub(crate) fn uri(sequence: u64) -> String {
 
 /// Bytes that no other segment has (SplitMix64 from the sequence number), each 188th of them the
 /// sync byte of MPEG-TS.
-fn segment(sequence: u64, size: usize) -> Bytes {
+pub(crate) fn segment(sequence: u64, size: usize) -> Bytes {
     let mut state = sequence;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
@@ -224,42 +189,10 @@ async fn answer(State(shared): State<Arc<Shared>>, asked: Uri) -> Response {
         .and_then(|rest| rest.strip_suffix(".ts"))
         .and_then(|number| number.parse().ok())
         .filter(|sequence| *sequence <= shared.newest());
-    let (body, content_type) = match sequence {
-        _ if is_playlist => (shared.playlist().into(), "application/vnd.apple.mpegurl"),
-        Some(sequence) => (segment(sequence, shared.live.segment_size), "video/mp2t"),
-        None => return StatusCode::NOT_FOUND.into_response(),
-    };
-    let fault = {
-        let faults = shared.faults.lock().unwrap();
-        if is_playlist {
-            faults.playlist
-        } else {
-            faults.segments
-        }
-    };
-    match fault {
-        None => respond(body, content_type),
-        Some(Fault::NotFound) => StatusCode::NOT_FOUND.into_response(),
-        Some(Fault::ServerError) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-        Some(Fault::Html) => respond(
-            Bytes::from_static(b"<!DOCTYPE html><html><body>Please log in</body></html>"),
-            "text/html",
-        ),
-        Some(Fault::Truncated) => {
-            let half = body.slice(..body.len() / 2);
-            let broken = stream::iter([Ok(half), Err(io::Error::other("broken off"))]);
-            let mut response = respond(Body::from_stream(broken), content_type);
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, body.len().into());
-            response
-        }
-        Some(Fault::Huge) => {
-            let line = "#EXTINF:1.0,\nseg_1.ts\n";
-            let text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n".to_owned();
-            respond(text + &line.repeat(10_000_000 / line.len()), content_type)
-        }
-        Some(Fault::Silent) => std::future::pending().await,
+    match sequence {
+        _ if is_playlist => respond(shared.playlist(), "application/vnd.apple.mpegurl"),
+        Some(sequence) => respond(segment(sequence, shared.live.segment_size), "video/mp2t"),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
