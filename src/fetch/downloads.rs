@@ -21,8 +21,8 @@ use crate::store::{Announced, Store, StoreError};
 /// One that arrives at the live edge, one that is late, one of the backlog. More would make each
 /// of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
-/// What one download holds in memory: 128 KiB on their way to the disk, and as much at most in
-/// the HTTP client.
+/// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
+/// HTTP client.
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
 const ATTEMPTS: u32 = 5;
@@ -278,6 +278,7 @@ async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
     let mut writer = means.store.begin(channel, &job.announced, body.length())?;
+    writer.serve_meanwhile();
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;

@@ -207,13 +207,13 @@ impl Disk {
 }
 
 impl DiskFile {
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(fault) = self.disk.fault(Operation::Write) else {
-            return self.file.write_all(bytes);
+            return (&self.file).write_all(bytes);
         };
         if fault.partly {
             let half = bytes.len() / 2;
-            self.file.write_all(bytes.get(..half).unwrap_or_default())?;
+            (&self.file).write_all(bytes.get(..half).unwrap_or_default())?;
         }
         Err(io::Error::from_raw_os_error(fault.errno))
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +90,7 @@ impl Trailer {
 /// thread, leaves nothing behind.
 #[derive(Debug)]
 pub(super) struct PartFile {
-    file: DiskFile,
+    file: Arc<DiskFile>,
     disk: Disk,
     path: PathBuf,
     kept: bool,
@@ -108,11 +109,15 @@ impl PartFile {
             _ => Err(error),
         });
         Ok(Self {
-            file: file.map_err(StoreError::at(&part))?,
+            file: Arc::new(file.map_err(StoreError::at(&part))?),
             disk: disk.clone(),
             path: part,
             kept: false,
         })
+    }
+
+    pub(super) fn file(&self) -> &Arc<DiskFile> {
+        &self.file
     }
 
     pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {

@@ -68,7 +68,7 @@ impl Stored for Arc<Segment> {
 }
 
 /// One announcement: what was begun for it cannot be stored for a later one of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(u64);
 
 #[derive(Debug)]
@@ -84,6 +84,9 @@ pub(super) enum Lookup<S> {
     Ready(S),
     /// An earlier run stored it, and nobody has seen yet whether it still is whole.
     Unproven(S, Ticket),
+    /// On its way.
+    Arriving(Ticket),
+    /// It is here, and whether it is still what is meant by its name will be known in a moment.
     Coming,
     /// Not announced yet, but just past what is.
     Ahead,

@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 
 use super::disk::Disk;
+use super::growing::Growing;
 use super::health::Health;
-use super::index::{Index, Pool};
+use super::index::{Index, Pool, Ticket};
 use super::prover::Prover;
 use super::{Segment, StoreError};
 use crate::budget::Budget;
@@ -36,6 +37,9 @@ pub(super) struct Inner {
     pub(super) prover: Mutex<Prover>,
     pub(super) recovered: OnceCell<()>,
     pub(super) changes: watch::Sender<u64>,
+    /// What is being written and may be read meanwhile, by what it is stored for.
+    pub(super) growing: Mutex<HashMap<Ticket, Weak<Growing>>>,
+    pub(super) growth: watch::Sender<u64>,
     pub(super) ahead: HashMap<ChannelName, watch::Sender<u64>>,
     pub(super) playlists: Mutex<HashMap<(ChannelName, RenditionIndex), Followed>>,
     pub(super) metrics: Arc<Metrics>,
@@ -95,7 +99,28 @@ impl Inner {
     ) {
         self.discard(removed);
         self.count(channel);
+        self.changed();
+    }
+
+    /// A look may find something else than before.
+    pub(super) fn changed(&self) {
         self.changes.send_modify(|number| *number += 1);
+    }
+
+    /// What is being written for this and may be read meanwhile.
+    pub(super) fn growing(&self, ticket: Ticket) -> Option<Arc<Growing>> {
+        let growing = self.all_growing().get(&ticket)?.upgrade();
+        growing.filter(|growing| !growing.is_broken())
+    }
+
+    pub(super) fn grows(&self, ticket: Ticket, growing: &Arc<Growing>) {
+        let mut all = self.all_growing();
+        all.retain(|_, growing| growing.strong_count() > 0);
+        all.insert(ticket, Arc::downgrade(growing));
+    }
+
+    fn all_growing(&self) -> MutexGuard<'_, HashMap<Ticket, Weak<Growing>>> {
+        self.growing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deletes files that the index has let go, off the caller's thread.
@@ -147,7 +172,7 @@ impl Inner {
             for channel in &self.channels {
                 self.count(channel);
             }
-            self.changes.send_modify(|number| *number += 1);
+            self.changed();
         }
     }
 

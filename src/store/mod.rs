@@ -29,6 +29,13 @@
 //! it again ([`Store::recall`]) or as soon as somebody asks for it, whichever is first, one at a
 //! time. Until then the answer is [`Found::Coming`]. What is not whole is deleted, and fetched again.
 //!
+//! # Reading what is being written
+//!
+//! A segment whose length is known may be read while it arrives ([`SegmentWriter::serve_meanwhile`]),
+//! from the same open file: the writer says how far it has come, readers stay behind that. It is
+//! stored, and looked up as such, only when it is whole. If it goes on in memory because the disk
+//! fails, its readers get the rest once it is whole.
+//!
 //! # When the disk fails
 //!
 //! Full, read-only, broken: what is stored is served for as long as it can be read. What arrives is
@@ -44,6 +51,7 @@
 mod disk;
 mod error;
 mod files;
+mod growing;
 mod health;
 mod index;
 mod inner;
@@ -61,6 +69,7 @@ use tokio::sync::{OnceCell, watch};
 
 pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
+pub use self::growing::Arrival;
 use self::index::{Index, Lookup, Pool};
 use self::inner::{Followed, Inner, in_background, lock};
 pub use self::segment::{Reader, Segment};
@@ -97,6 +106,8 @@ pub struct Announced {
 pub enum Found {
     /// It is here, whole.
     Ready(Reader),
+    /// A part of it is here, and the rest on its way ([`Reader::arrival`]).
+    Arriving(Reader),
     /// It is listed, or about to be, and not here yet: worth waiting for
     /// ([`Store::changes`]) for a moment.
     Coming,
@@ -186,6 +197,8 @@ impl Store {
             prover: Mutex::default(),
             recovered: OnceCell::new(),
             changes: watch::Sender::new(0),
+            growing: Mutex::default(),
+            growth: watch::Sender::new(0),
             ahead: ahead.map(|name| (name, watch::Sender::new(0))).collect(),
             playlists: Mutex::default(),
             metrics,
@@ -306,7 +319,7 @@ impl Store {
         followed.looked = Some(started);
         if std::mem::take(&mut followed.awaited) {
             drop(playlists);
-            self.inner.changes.send_modify(|number| *number += 1);
+            self.inner.changed();
         }
     }
 
@@ -384,7 +397,7 @@ impl Store {
                 Lookup::Unproven(segment, ticket) => {
                     Inner::prove(&self.inner, channel, segment, ticket, false);
                 }
-                Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
+                Lookup::Arriving(_) | Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
                     // It may have been there under a name with another token.
                     self.announce(channel, std::slice::from_ref(announced));
                     return false;
@@ -395,9 +408,13 @@ impl Store {
         }
     }
 
-    /// A segment that was found could not be read to its end: it is not found any more.
+    /// A segment that was found could not be read to its end: it is not found any more. Of one that is
+    /// still arriving its writer will find out.
     pub fn lose(&self, channel: &ChannelName, reader: &Reader, error: io::Error) {
-        self.inner.lose(channel, reader.shared(), error);
+        match reader.segment() {
+            Some(segment) => self.inner.lose(channel, &segment, error),
+            None => log::debug!("channel {channel}: a segment that is arriving: {error}"),
+        }
     }
 
     /// Starts storing an announced segment. Makes room where the length is known; quota and free
@@ -450,6 +467,10 @@ impl Store {
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => self.open_found(channel, segment),
+            Lookup::Arriving(ticket) => match self.inner.growing(ticket) {
+                Some(growing) => Found::Arriving(Reader::growing(growing)),
+                None => Found::Coming,
+            },
             Lookup::Unproven(..) | Lookup::Coming => Found::Coming,
             Lookup::Ahead => {
                 self.look_ahead(channel);
@@ -480,7 +501,7 @@ impl Store {
                 self.look_ahead(channel);
                 return Found::Absent;
             }
-            Lookup::Coming | Lookup::Absent => return Found::Absent,
+            Lookup::Arriving(_) | Lookup::Coming | Lookup::Absent => return Found::Absent,
         };
         let key = (channel.clone(), segment.rendition());
         match playlists.get_mut(&key) {
@@ -555,6 +576,12 @@ impl Store {
     /// Grows whenever a [`Self::find`] may answer differently.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
+    }
+
+    /// Grows whenever there is more to read of a segment that somebody reads while it arrives, or the
+    /// rest of it will not come.
+    pub fn growth(&self) -> watch::Receiver<u64> {
+        self.inner.growth.subscribe()
     }
 
     /// What of a channel is not served because of its names, if there is such.

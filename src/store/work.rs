@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::files::{self, PartFile, Trailer};
+use super::growing::Grower;
 use super::health::Advice;
 use super::index::{Index, Pool, Room, Scarcity, Ticket};
 use super::inner::Inner;
@@ -23,6 +24,8 @@ pub(super) struct Work {
     place: Place,
     evicted: Evicted,
     reserved: Reserved,
+    /// Tells those who read it meanwhile.
+    grower: Option<Grower>,
     channel: ChannelName,
     announced: Announced,
     playlist: String,
@@ -143,6 +146,7 @@ impl Work {
                 part: None,
                 is_try: false,
             },
+            grower: None,
             reserved: Reserved::nothing(inner, Pool::Disk),
             evicted: Evicted {
                 inner: Arc::clone(inner),
@@ -170,6 +174,20 @@ impl Work {
         Ok(work)
     }
 
+    /// Lets it be read from now on, if its length is known.
+    pub(super) fn serve_meanwhile(&mut self) {
+        // It fits: what is read comes through memory.
+        if let Some(length) = self
+            .expected
+            .and_then(|length| usize::try_from(length).ok())
+        {
+            let inner = self.inner();
+            let grower = Grower::new(&inner, length);
+            inner.grows(self.ticket, grower.growing());
+            self.grower = Some(grower);
+        }
+    }
+
     /// Takes further bytes, to wherever they can go.
     pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         if matches!(self.place, Place::Disk { .. })
@@ -185,6 +203,15 @@ impl Work {
         }
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         self.length += bytes.len() as u64;
+        if let (
+            Some(grower),
+            Place::Disk {
+                part: Some(part), ..
+            },
+        ) = (&self.grower, &self.place)
+        {
+            grower.wrote(part.file(), self.length as usize);
+        }
         Ok(())
     }
 
@@ -383,6 +410,9 @@ impl Work {
             return Err(StoreError::NotWanted);
         }
         drop(index);
+        if let Some(grower) = self.grower.take() {
+            grower.is_whole(Arc::clone(&segment));
+        }
         inner.after_change(&self.channel, Vec::new());
         Ok(segment)
     }

@@ -8,9 +8,10 @@ use super::work::Work;
 use super::{Announced, Inner, Segment, StoreError};
 use crate::ids::ChannelName;
 
-/// What is gathered before it is written: one hop to another thread for each 128 KiB, and writes
-/// that suit the erase blocks of SD cards.
-const BUFFER: usize = 128 << 10;
+/// What is gathered before it is written, and before those who read it meanwhile get it: a hop to
+/// another thread for each of them costs some ten microseconds, and at 10 Mbit/s one takes 26 ms to
+/// arrive. (The card sees larger writes: the kernel gathers them.)
+const BUFFER: usize = 32 << 10;
 
 /// Writes one segment; dropped before [`Self::commit`], it leaves nothing behind.
 ///
@@ -54,6 +55,14 @@ impl SegmentWriter {
     /// Takes that these will be bytes with this CRC-32C.
     pub fn expect_crc32c(&mut self, crc32c: u32) {
         self.expected_crc32c = Some(crc32c);
+    }
+
+    /// Lets the segment be read while it arrives, if its length is known: not for bytes that may turn
+    /// out to be wrong.
+    pub fn serve_meanwhile(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.serve_meanwhile();
+        }
     }
 
     /// Takes the next bytes of the segment.

@@ -145,7 +145,7 @@ impl<S: Stored> Channel<S> {
             State::Ready(_) if self.alive.is_none() => Lookup::Coming,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
             State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
-            State::Coming(_) => Lookup::Coming,
+            State::Coming(ticket) => Lookup::Arriving(*ticket),
             State::Gone => Lookup::Absent,
         }
     }
@@ -221,7 +221,7 @@ impl<S: Stored> Channel<S> {
         {
             Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
             Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
-            Some(State::Coming(_)) => Lookup::Coming,
+            Some(State::Coming(ticket)) => Lookup::Arriving(*ticket),
             Some(State::Gone) | None => Lookup::Absent,
         }
     }
