@@ -134,7 +134,7 @@ impl Grower {
         }
     }
 
-    pub(super) fn is_whole(self, segment: Arc<Segment>) {
+    pub(super) fn finish(self, segment: Arc<Segment>) {
         self.set(State::Whole(segment));
     }
 

@@ -411,7 +411,7 @@ impl Work {
         }
         drop(index);
         if let Some(grower) = self.grower.take() {
-            grower.is_whole(Arc::clone(&segment));
+            grower.finish(Arc::clone(&segment));
         }
         inner.after_change(&self.channel, Vec::new());
         Ok(segment)
