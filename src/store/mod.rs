@@ -3,8 +3,9 @@
 //!
 //! # On disk
 //!
-//! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag keeps apart what one
-//! number meant at different times. A file is the body of the segment followed by a trailer, so
+//! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag (in hexadecimal digits, eight
+//! for the run of the box and eight for the file) keeps apart what one number meant at different
+//! times. A file is the body of the segment followed by a trailer, so
 //! that one sequential write holds everything and a card is not worn by a sidecar:
 //!
 //! ```text
@@ -55,6 +56,7 @@ mod growing;
 mod health;
 mod index;
 mod inner;
+mod leaving;
 mod prover;
 mod segment;
 mod work;
@@ -69,9 +71,11 @@ use tokio::sync::{OnceCell, watch};
 
 pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
+use self::files::Names;
 pub use self::growing::Arrival;
 use self::index::{Index, Lookup, Pool};
-use self::inner::{Followed, Inner, in_background, lock};
+use self::inner::{Folder, Followed, Inner, LOCK_WITHIN, in_background, lock};
+use self::leaving::Leaving;
 pub use self::segment::{Reader, Segment};
 pub use self::writer::SegmentWriter;
 use crate::budget::Budget;
@@ -178,15 +182,15 @@ impl Store {
         let max_memory = budget.total() as u64 / 2;
         let index = Index::new(config.max_size, max_memory, channels.iter().cloned());
         let channels: Vec<ChannelName> = channels.into_iter().map(|(name, _)| name).collect();
-        let (lock, failed) = match lock(&disk, &config.dir) {
+        let (lock, failed) = match lock(&disk, &config.dir, LOCK_WITHIN) {
             Ok(lock) => {
                 let prepared = files::prepare(&disk, &config.dir, &channels);
-                (Some(lock), prepared.err())
+                (Folder::Held(lock), prepared.err())
             }
-            Err(error) => (None, Some(error)),
+            Err(error) => (Folder::NotHeld, Some(error)),
         };
         let ailment = match failed {
-            Some(error) if !error.is_ailment() => return Err(error),
+            Some(error) if error.is_the_operators() => return Err(error),
             failed => failed,
         };
         let ahead = channels.iter().cloned();
@@ -195,14 +199,19 @@ impl Store {
             index: Mutex::new(index),
             health: Mutex::default(),
             prover: Mutex::default(),
-            recovered: OnceCell::new(),
+            scans: channels
+                .iter()
+                .map(|c| (c.clone(), OnceCell::new()))
+                .collect(),
             changes: watch::Sender::new(0),
             growing: Mutex::default(),
             growth: watch::Sender::new(0),
             ahead: ahead.map(|name| (name, watch::Sender::new(0))).collect(),
             playlists: Mutex::default(),
             metrics,
-            _lock: lock,
+            names: Arc::new(Names::new()),
+            lock: Mutex::new(lock),
+            leaving: Leaving::default(),
             channels,
             config,
             budget,
@@ -220,37 +229,34 @@ impl Store {
     }
 
     /// Takes in what earlier runs left, once: finds the segments whose trailers are sound, and
-    /// deletes everything else that looks like one. [`Self::set_sources`] waits for it; to begin
-    /// earlier saves time. Takes two small reads for each segment.
+    /// deletes everything else that looks like one. [`Self::set_sources`] waits for it, for its channel;
+    /// to begin earlier saves time. Takes two small reads for each segment.
     pub async fn recover(&self) {
-        self.inner.recovered.get_or_init(|| self.scan()).await;
+        for channel in &self.inner.channels {
+            self.inner.recover(channel).await;
+        }
+        let inner = Arc::clone(&self.inner);
+        let others = files::blocking(move || {
+            if !inner.is_closed() {
+                files::remove_others(&inner.disk, &inner.config.dir, &inner.channels);
+            }
+            Ok(())
+        });
+        // Fails only if the runtime stops.
+        let _ = others.await;
     }
 
-    async fn scan(&self) {
-        let inner = &self.inner;
-        let (disk, dir) = (inner.disk.clone(), inner.config.dir.clone());
-        let (channels, store) = (inner.channels.clone(), Arc::downgrade(inner));
-        let found = files::blocking(move || {
-            let go_on = || store.strong_count() > 0;
-            Ok(files::scan(&disk, &dir, &channels, go_on))
-        });
-        let found = found.await.unwrap_or_default().into_iter();
-        let found = found.map(|(channel, segment)| (channel, Arc::new(segment)));
-        for (channel, segment) in found {
-            let outcome = inner.index().restore(&channel, segment);
-            tell_clash(&channel, outcome.first_clash);
-            inner.discard(outcome.removed);
-        }
-        for channel in &inner.channels {
-            inner.after_change(channel, Vec::new());
-        }
+    /// Lets go of the folder, whoever still holds this store: another one may open it. What is read
+    /// goes on being read, and nothing new is stored.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Says which playlists the renditions of a channel stand for, in their order. Where that
     /// differs from where the stored segments came from, those are deleted. Call before anything is
     /// announced.
     pub async fn set_sources(&self, channel: &ChannelName, playlists: &[String]) {
-        self.recover().await;
+        self.inner.recover(channel).await;
         let mut followed = self.inner.playlists();
         let before = (0..).map_while(|index| {
             let followed = followed.get(&(channel.clone(), RenditionIndex(index)))?;
@@ -286,9 +292,7 @@ impl Store {
 
     /// What keeps the store from writing to the disk, if anything does.
     pub fn problem(&self) -> Option<String> {
-        let health = self.inner.health();
-        let problem = health.problem()?;
-        Some(format!("{problem}; new segments are held in memory"))
+        self.inner.health().problem()
     }
 
     /// Bytes of segments that are held in memory.
@@ -349,6 +353,19 @@ impl Store {
             .announce(channel, segments, Instant::now());
         tell_clash(channel, outcome.first_clash);
         self.inner.after_change(channel, outcome.removed);
+        for announced in segments {
+            let standing = self.inner.index().standing(channel, announced);
+            if let Lookup::Unproven(segment, ticket) = standing {
+                Inner::prove(&self.inner, channel, segment, ticket, false);
+            }
+        }
+    }
+
+    /// Whether an earlier run stored this, and it is still to be seen whether it is whole
+    /// ([`Self::changes`]).
+    pub fn is_being_proven(&self, channel: &ChannelName, announced: &Announced) -> bool {
+        let standing = self.inner.index().standing(channel, announced);
+        matches!(standing, Lookup::Unproven(..))
     }
 
     /// Playlists of the channel that are not followed give a name, such as these, to something else
@@ -398,8 +415,6 @@ impl Store {
                     Inner::prove(&self.inner, channel, segment, ticket, false);
                 }
                 Lookup::Arriving(_) | Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
-                    // It may have been there under a name with another token.
-                    self.announce(channel, std::slice::from_ref(announced));
                     return false;
                 }
             }
@@ -424,13 +439,13 @@ impl Store {
     /// [`StoreError::NotWanted`] if it expired meanwhile or is stored already,
     /// [`StoreError::NoRoom`] if only segments nearer to the live edge could make room,
     /// [`StoreError::NoMemory`] if the disk fails and memory has no room either.
-    pub fn begin(
+    pub async fn begin(
         &self,
         channel: &ChannelName,
         announced: &Announced,
         expected_len: Option<u64>,
     ) -> Result<SegmentWriter, StoreError> {
-        SegmentWriter::new(&self.inner, channel, announced, expected_len)
+        SegmentWriter::new(&self.inner, channel, announced, expected_len).await
     }
 
     /// It will not come: whoever waits for it is told now.

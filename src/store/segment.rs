@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::disk::{Disk, DiskFile};
 use super::files::Trailer;
 use super::growing::{Arrival, Growing};
+use super::index::Pool;
 use crate::budget::Share;
 use crate::ids::{ByteRange, MediaSequence, RenditionIndex, SegmentUri};
 
@@ -131,6 +132,13 @@ impl Segment {
         match &self.place {
             Place::File { path, .. } => Some(path),
             Place::Memory { .. } => None,
+        }
+    }
+
+    pub(super) fn pool(&self) -> Pool {
+        match self.place {
+            Place::File { .. } => Pool::Disk,
+            Place::Memory { .. } => Pool::Memory,
         }
     }
 

@@ -191,6 +191,8 @@ impl<S: Stored> Channel<S> {
             .filter(|entry| entry.resource.is_none())?;
         let mut entry = self.take(key)?;
         entry.resource = Some(listed.resource.clone());
+        // Its token may be another one today.
+        entry.uri = listed.uri.clone();
         self.insert(key, entry)
     }
 
