@@ -27,6 +27,10 @@ const PARALLEL: usize = 3;
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
 const ATTEMPTS: u32 = 5;
+/// Segments that have to come at the first attempt, after one that did not, before viewers are sent
+/// one again while it still arrives: if that breaks off, they lose their channel, and nothing but
+/// some time if they wait for the whole.
+const TRUSTED_AFTER: u32 = 3;
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 
 /// What the downloads of all renditions share.
@@ -50,6 +54,8 @@ pub(super) struct Downloads {
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
     /// Connections that failed since a segment last arrived.
     failures_in_a_row: u32,
+    /// Segments that came at the first attempt since one did not.
+    trust: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -126,6 +132,7 @@ impl Downloads {
             active: HashMap::new(),
             tasks: JoinSet::new(),
             failures_in_a_row: 0,
+            trust: TRUSTED_AFTER,
         }
     }
 
@@ -202,8 +209,9 @@ impl Downloads {
             };
             let announced = job.announced.clone();
             let means = self.means.clone();
+            let trusted = self.trust >= TRUSTED_AFTER;
             let task = self.tasks.spawn(async move {
-                let result = download(&means, &job).await;
+                let result = download(&means, &job, trusted).await;
                 (job, result)
             });
             self.active.insert(announced.sequence, (announced, task));
@@ -233,6 +241,11 @@ impl Downloads {
         }
         self.active.remove(&sequence);
         let channel = &self.means.board.channel;
+        self.trust = match result {
+            Ok(()) if job.failures == 0 => self.trust.saturating_add(1),
+            Ok(()) => self.trust,
+            Err(_) => 0,
+        };
         match result {
             Ok(()) => {
                 self.failures_in_a_row = 0;
@@ -278,7 +291,7 @@ impl Drop for Downloads {
 }
 
 /// Brings one segment into the store: from another box of this LAN, or else from the origin.
-async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
+async fn download(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadError> {
     let channel = &means.board.channel;
     // What an earlier run stored costs nobody anything.
     if means.store.recall(channel, &job.announced).await {
@@ -293,7 +306,7 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
         return Ok(());
     }
     attempt.fetching();
-    let result = stream(means, job).await;
+    let result = stream(means, job, trusted).await;
     drop(share);
     let counted = means.board.metrics.origin(OriginKind::Segment);
     match &result {
@@ -304,15 +317,18 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
     result
 }
 
-/// Streams one segment from the origin into the store.
-async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
+/// Streams one segment from the origin into the store; while it arrives, viewers may be sent it if the
+/// origin is `trusted` to bring the rest.
+async fn stream(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
     let mut writer = means
         .store
         .begin(channel, &job.announced, body.length())
         .await?;
-    writer.serve_meanwhile();
+    if trusted {
+        writer.serve_meanwhile();
+    }
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;

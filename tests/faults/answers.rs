@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::origin::{Answer, Then, gzip, in_everything, in_playlists, in_segments};
+use crate::http::{Answer, Then, gzip};
+use crate::origin::{in_everything, in_playlists, in_segments};
 use crate::ward::{Case, Viewers, Ward};
 
 #[tokio::test]

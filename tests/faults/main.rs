@@ -10,6 +10,7 @@
 )]
 
 mod answers;
+mod http;
 mod names;
 mod origin;
 mod playlists;

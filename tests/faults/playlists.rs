@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::origin::{Answer, Origin, Then, gzip, in_playlists, in_segments};
+use crate::http::{Answer, Then, gzip};
+use crate::origin::{Origin, in_playlists, in_segments};
 use crate::ward::{Case, Patient, Viewers, Ward};
 
 /// A playlist of so many bytes.

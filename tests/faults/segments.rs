@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::origin::{SIZE, Then, in_segments};
+use crate::http::Then;
+use crate::origin::{SIZE, in_segments};
 use crate::ward::{Case, Viewers, Ward};
 
 #[tokio::test]
