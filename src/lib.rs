@@ -34,7 +34,8 @@
 //!   sockets, no clock; time is an argument. They are tested in virtual time.
 //! - Imports go downwards only; `tests/layout.rs` has the table and holds it.
 //! - Every message of the protocol has a row for each role in `docs/conformance.md`, and a test over
-//!   a real data channel or WebSocket; `tests/conformance.rs` holds it.
+//!   a real data channel or WebSocket; so has every fault of an origin in `docs/faults.md`;
+//!   `tests/conformance.rs` holds both.
 //! - Every byte of media in flight is taken from one [`budget`]; every queue has a bound.
 //! - One [`PeerId`](ids::PeerId), [`ChannelId`](ids::ChannelId),
 //!   [`MediaSequence`](ids::MediaSequence): what could be swapped by mistake is a type ([`ids`]).
