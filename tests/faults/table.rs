@@ -6,7 +6,7 @@
 use std::path::Path;
 
 /// A row of the table.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Row {
     /// In the words of whoever asked for it.
     pub(crate) fault: String,

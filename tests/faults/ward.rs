@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -28,7 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// 5 s, one way or the other.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Longer than by default, for machines that are busy.
-const MORE: &str = "[peer]\nudp-port = 0\nrequest-hold = \"2.5s\"\n";
+const MORE: &str = "[peer]\nudp-port = 0\nrequest-hold = \"3s\"\n";
+/// Viewers join one after the other, in whichever test: the handshakes of a dozen at once keep a small
+/// machine from all else for seconds.
+static JOINING: Semaphore = Semaphore::const_new(1);
 
 /// What viewers get while something is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +119,11 @@ impl Ward {
     pub(crate) async fn with(patients: &[Patient], binary: PathBuf) -> Self {
         let origin = Origin::start().await;
         let url = origin.url();
-        let good = Patient::of(good_row(), origin, url);
+        let row = Row {
+            channel: "good".into(),
+            ..Row::default()
+        };
+        let good = Patient::of(row, origin, url);
         let mut setup = Setup::channel("good", good.url.clone());
         for patient in patients {
             // A name lives as long as the test.
@@ -198,16 +206,6 @@ impl Ward {
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
         lines.map(plain).collect()
-    }
-}
-
-fn good_row() -> Row {
-    Row {
-        fault: String::new(),
-        channel: "good".into(),
-        prose: Default::default(),
-        log: Vec::new(),
-        test: String::new(),
     }
 }
 
@@ -420,7 +418,7 @@ async fn watch(
     origin: Arc<Origin>,
     sights: Arc<Mutex<Vec<Sight>>>,
 ) {
-    let mut viewer = Viewer::join(&server, &channel).await;
+    let mut viewer = join(&server, &channel).await;
     let mut last = None;
     loop {
         let segment = newer_than(&origin, last.as_ref()).await;
@@ -432,7 +430,7 @@ async fn watch(
             }
             Ok(Some(None)) => Answer::Refused,
             Ok(None) => {
-                viewer = Viewer::join(&server, &channel).await;
+                viewer = join(&server, &channel).await;
                 Answer::CutOff
             }
             Err(_) => Answer::Hangs,
@@ -443,6 +441,11 @@ async fn watch(
         });
         last = Some(segment);
     }
+}
+
+async fn join(server: &str, channel: &str) -> Viewer {
+    let _one_at_a_time = JOINING.acquire().await.unwrap();
+    Viewer::join(server, channel).await
 }
 
 /// The segment, or `None` for LACK; `None` if the channel ends before that.
