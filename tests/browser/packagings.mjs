@@ -3,6 +3,7 @@
 // ffmpeg and nginx's RTMP module are Debian's packages. Shaka Packager and Bento4 are programs that npm
 // packages carry; where there is none for this machine, their cases are left out, and said so.
 
+import { createCipheriv } from 'node:crypto';
 import { access, readFile, rename, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -164,6 +165,30 @@ async function restarted(dir) {
   return 'index.m3u8';
 }
 
+/** fMP4 in AES-128: ffmpeg makes no such thing, so its segments are encrypted here, each whole (RFC 8216 section 4.3.2.4). */
+async function encryptedFmp4(dir) {
+  await recording('-hls_segment_type', 'fmp4')(dir);
+  await writeKey(dir);
+  const playlist = path.join(dir, 'index.m3u8');
+  const text = await readFile(playlist, 'utf8');
+  const iv = '00112233445566778899aabbccddeeff';
+  for (const [name] of text.matchAll(/^index\d+\.m4s$/gm)) {
+    const cipher = createCipheriv('aes-128-cbc', KEY, Buffer.from(iv, 'hex'));
+    const file = path.join(dir, name);
+    await writeFile(file, Buffer.concat([cipher.update(await readFile(file)), cipher.final()]));
+  }
+  await writeFile(playlist, text.replace('#EXTINF', `#EXT-X-KEY:METHOD=AES-128,URI="key.bin",IV=0x${iv}\n#EXTINF`));
+  return 'index.m3u8';
+}
+
+/** Variants whose segments have the same names, each in a folder of its own, as many packagers lay them out. */
+async function sameNames(dir) {
+  await ffmpeg(['-i', '../source.mp4', '-i', '../low.mp4', '-map', '0', '-map', '1', '-map', '0:a', '-c', 'copy', '-f', 'hls', '-hls_time',
+    '2', '-hls_playlist_type', 'vod', '-master_pl_name', 'index.m3u8', '-var_stream_map', 'v:0,a:0,name:high v:1,a:1,name:low',
+    '-hls_segment_filename', '%v/seg_%d.ts', '%v/index.m3u8'], dir);
+  return 'index.m3u8';
+}
+
 async function audioRenditions(dir) {
   await ffmpeg(['-i', '../source.mp4', '-i', '../low.mp4', '-i', '../de.mp4', '-map', '0:v', '-map', '1:v', '-map', '0:a',
     '-map', '2:a', '-c', 'copy', '-f', 'hls', '-hls_time', '2', '-hls_playlist_type', 'vod', '-hls_segment_type', 'fmp4',
@@ -184,7 +209,8 @@ async function rekeyed(dir) {
 /**
  * make(dir): makes it, or starts what makes it, and returns the playlist's name. `live`: it grows.
  * `init`: its initialization sections have names of their own (those that are byte ranges have not).
- * `keys`: so many the viewer has to fetch at least. `variants`: what the box is told to follow.
+ * `keys`: so many the viewer has to fetch at least. `variants`: what the box is told to follow. `share`: how much
+ * of it has to come from the box, in percent. `again`: what the box may ask the origin for once more.
  * `change(text, dir)`: what the origin makes of its playlists.
  */
 const all = {
@@ -193,10 +219,11 @@ const all = {
   'ffmpeg-event': { live: true, make: live('-hls_playlist_type', 'event', '-hls_flags', 'temp_file') },
   'ffmpeg-rekeyed-live': { live: true, make: rekeyed, keys: 3 },
   'rtmp-keys-live': { live: true, make: rtmp, keys: 3, program: nginxRtmp },
-  'shaka-fmp4-live': { live: true, make: shakaLive(), init: true, program: shakaPackager },
+  // The next sound is LACK while the next pictures are known already, and the other way round.
+  'shaka-fmp4-live': { live: true, make: shakaLive(), init: true, share: 60, program: shakaPackager },
   'shaka-parts-live': {
     live: true, make: shakaLive('--fragment_duration', '0.5', '--fragment_sap_aligned=false'), init: true, change: withParts,
-    program: shakaPackager,
+    share: 60, program: shakaPackager,
   },
   'ffmpeg-aes-128': {
     make: async (dir) => {
@@ -205,11 +232,15 @@ const all = {
     },
     keys: 1,
   },
+  'ffmpeg-fmp4-aes-128': { make: encryptedFmp4, init: true, keys: 1 },
   'ffmpeg-byte-ranges-ts': { make: recording('-hls_flags', 'single_file') },
   'ffmpeg-byte-ranges-fmp4': { make: recording('-hls_flags', 'single_file', '-hls_segment_type', 'fmp4') },
   'ffmpeg-audio-renditions': { make: audioRenditions, init: true, variants: 'all' },
   'ffmpeg-restarted': { make: restarted },
-  'ffmpeg-spliced-fmp4': { make: spliced, init: true },
+  // A name of another rendition is never guessed: LACK, and the origin.
+  'ffmpeg-same-names': { make: sameNames, variants: 'all', share: 0 },
+  // A section is fetched anew after a discontinuity: an encoder that was started anew writes another one.
+  'ffmpeg-spliced-fmp4': { make: spliced, init: true, again: /source\.mp4/ },
   'shaka-ts': {
     make: async (dir) => {
       await shaka(['in=../source.mp4,stream=video,segment_template=v_$Number$.ts,playlist_name=video.m3u8',
