@@ -21,8 +21,8 @@ use crate::store::{Announced, Store, StoreError};
 /// One that arrives at the live edge, one that is late, one of the backlog. More would make each
 /// of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
-/// What one download holds in memory: 128 KiB on their way to the disk, and as much at most in
-/// the HTTP client.
+/// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
+/// HTTP client.
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
 const ATTEMPTS: u32 = 5;
@@ -147,8 +147,11 @@ impl Downloads {
     /// Fetches until the caller stops waiting; to be dropped and called again at will.
     pub(super) async fn drive(&mut self) {
         loop {
-            self.start();
-            let retry = self.queue.iter().map(|job| job.not_before).min();
+            let mut changes = self.means.store.changes();
+            let proving = self.start();
+            let now = Instant::now();
+            let later = self.queue.iter().map(|job| job.not_before);
+            let retry = later.filter(|at| *at > now).min();
             let idle = self.active.len() < PARALLEL;
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => {
@@ -158,18 +161,29 @@ impl Downloads {
                     }
                     return;
                 }
-                () = sleep_until(retry.unwrap_or_else(Instant::now)), if idle && retry.is_some() => {}
+                () = sleep_until(retry.unwrap_or(now)), if idle && retry.is_some() => {}
+                Ok(()) = changes.changed(), if idle && proving => {}
                 else => std::future::pending().await,
             }
         }
     }
 
-    fn start(&mut self) {
+    /// Starts what there is room for. Whether there is something that may be stored already, which is
+    /// still to be seen: it takes nothing of the origin, and keeps nobody from it.
+    fn start(&mut self) -> bool {
         let now = Instant::now();
+        let (store, channel) = (self.means.store.clone(), self.means.board.channel.clone());
+        let mut proving = false;
+        let mut is_due = |job: &Job| {
+            let due = job.not_before <= now;
+            let waits = due && store.is_being_proven(&channel, &job.announced);
+            proving |= waits;
+            due && !waits
+        };
         while self.active.len() < PARALLEL {
-            let due = self.queue.iter().position(|job| job.not_before <= now);
+            let due = self.queue.iter().position(&mut is_due);
             let Some(job) = due.and_then(|index| self.queue.remove(index)) else {
-                return;
+                break;
             };
             let announced = job.announced.clone();
             let means = self.means.clone();
@@ -179,6 +193,7 @@ impl Downloads {
             });
             self.active.insert(announced.sequence, (announced, task));
         }
+        proving
     }
 
     /// A download was cancelled, or had a bug.
@@ -277,7 +292,11 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
 async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
-    let mut writer = means.store.begin(channel, &job.announced, body.length())?;
+    let mut writer = means
+        .store
+        .begin(channel, &job.announced, body.length())
+        .await?;
+    writer.serve_meanwhile();
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;

@@ -91,7 +91,7 @@ async fn fetch(store: &Store, sequence: u64) -> bool {
     }
     // Not every origin says how long it is.
     let length = sequence.is_multiple_of(2).then_some(body.len() as u64);
-    let Ok(mut writer) = store.begin(&super::news(), &segment, length) else {
+    let Ok(mut writer) = store.begin(&super::news(), &segment, length).await else {
         return false;
     };
     for piece in body.chunks(40_000) {

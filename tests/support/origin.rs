@@ -197,7 +197,7 @@ pub(crate) fn uri(sequence: u64) -> String {
 
 /// Bytes that no other segment has (SplitMix64 from the sequence number), each 188th of them the
 /// sync byte of MPEG-TS.
-fn segment(sequence: u64, size: usize) -> Bytes {
+pub(crate) fn segment(sequence: u64, size: usize) -> Bytes {
     let mut state = sequence;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
