@@ -12,6 +12,7 @@ import { mkdir, mkdtemp, readFile, stat, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 import { launch, verdict } from './chromium.mjs';
 import { cases, makeSources } from './packagings.mjs';
@@ -158,15 +159,21 @@ async function play(browser, base, origin, name) {
   return { row, failures: failures.map((text) => `${name}: ${text}`) };
 }
 
-/** What the box may have asked the origin for: everything once, and no key. */
-function judge(asked) {
+/**
+ * What the box may have asked the origin for: everything once, and no key. It asks again over another
+ * connection after 800 ms without an answer (src/fetch/segment.rs); so long has the origin stood still
+ * where the machine is busy beyond measure, and then it is only told.
+ */
+function judge(asked, stoodStillMs) {
   const times = new Map();
   for (const { name, range, box } of asked) {
     if (box && !name.endsWith('.m3u8') && !cases[name.split('/')[1]].again?.test(name)) times.set(`${name} ${range}`, (times.get(`${name} ${range}`) ?? 0) + 1);
   }
   const failures = [];
   const twice = [...times].filter(([, count]) => count > 1);
-  if (twice.length > 0) failures.push(`the box asked more than once for ${JSON.stringify(twice)}`);
+  const told = `the box asked more than once for ${JSON.stringify(twice)}`;
+  if (twice.length > 0 && stoodStillMs < 500) failures.push(told);
+  else if (twice.length > 0) console.log(`${told}: the origin stood still for up to ${stoodStillMs} ms`);
   const keys = [...times.keys()].filter((what) => /\.(bin|key) /.test(what));
   if (keys.length > 0) failures.push(`the box asked for keys: ${keys}`);
   console.log(`the box asked the origin for ${times.size} resources and parts of them`);
@@ -176,6 +183,8 @@ function judge(asked) {
 const began = Date.now();
 const step = (what) => console.log(`${((Date.now() - began) / 1000).toFixed(1)} s: ${what}`);
 const origin = new Origin();
+const delay = monitorEventLoopDelay();
+delay.enable();
 const failures = [];
 await origin.listen();
 try {
@@ -224,7 +233,7 @@ try {
   }
   if (failures.length > 0) console.log(box.output);
   if (await end(box) !== 0) failures.push('the box did not end well');
-  failures.push(...judge(origin.asked));
+  failures.push(...judge(origin.asked, Math.round(delay.max / 1e6)));
   step('done');
 } finally {
   origin.close();
