@@ -201,8 +201,13 @@ async function audioRenditions(dir) {
 async function rekeyed(dir) {
   const change = (number) => writeKey(dir, `key-${number}.bin`, `another key ${String(number).padStart(4, '0')}`);
   await change(0);
-  let number = 0;
-  setInterval(() => change(++number), 3000).unref();
+  // For as long as this process lives, one after the other however late a timer is.
+  (async () => {
+    for (let number = 1; ; number += 1) {
+      await sleep(3000);
+      await change(number);
+    }
+  })();
   return live('-hls_key_info_file', 'key.info', '-hls_flags', 'delete_segments+temp_file+periodic_rekey')(dir);
 }
 
