@@ -1,4 +1,4 @@
-//! From a real origin over HTTP to a mapped segment on disk, and what goes wrong on the way.
+//! From a real origin over HTTP to a segment on the disk, and what goes wrong on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail the test
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

@@ -5,22 +5,23 @@
 //!
 //! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag (in hexadecimal digits, eight
 //! for the run of the box and eight for the file) keeps apart what one number meant at different
-//! times. A file is the body of the segment followed by a trailer, so
-//! that one sequential write holds everything and a card is not worn by a sidecar:
+//! times. A file is the body of the segment followed by a trailer, so that one sequential write holds
+//! everything and a card is not worn by a sidecar:
 //!
 //! ```text
 //! body | JSON {uri, sequence, rendition, playlist, range, length, crc32c}
 //!      | length of the JSON, u32 LE | CRC-32C of the JSON, u32 LE | "EDGESEG2"
 //! ```
 //!
-//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is, and
-//! `playlist` is the address of the playlist
-//! that the rendition stands for: what another playlist listed is not taken for what this one means.
-//! A file is written as `<same name>.part`, its length is checked, it is renamed, and later
-//! unlinked; it is never changed. Nothing is synced: after a power cut the digests tell what is
-//! whole.
+//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is,
+//! and `playlist` is the address of the playlist that the rendition stands for: what another playlist
+//! listed is not taken for what this one means. A file is written as `<same name>.part`, its length is
+//! checked, it is renamed, and later unlinked; it is never changed. Nothing is synced: after a power
+//! cut the digests tell what is whole. (They do not tell what is meant. A file whose unlinking the cut
+//! undid is served only if its playlist lists that number and name again.)
 //!
-//! The folder is locked (flock(2)): two boxes never share one.
+//! The folder is locked (flock(2)), and looked at again before each new file: two boxes never share
+//! one, not even after somebody wiped it.
 //!
 //! # A start
 //!
@@ -37,12 +38,19 @@
 //! stored, and looked up as such, only when it is whole. If it goes on in memory because the disk
 //! fails, its readers get the rest once it is whole.
 //!
+//! # Room
+//!
+//! What is stored, what has been set aside for what is on its way, and what was taken out and is not
+//! gone yet, is together never more than `max-size` ([`index`]). Whoever needs room takes out what is
+//! further behind the live edge, deletes it, and asks again: on a blocking thread. What is
+//! still being read after that goes on taking room until it is not ([`leaving`]).
+//!
 //! # When the disk fails
 //!
 //! Full, read-only, broken: what is stored is served for as long as it can be read. What arrives is
 //! held in memory, the newest few, in at most half of `[memory] max-buffers` and only as long as
-//! nobody else needs that ([`Budget::on_shortage`]). The disk is tried again every ten seconds; the
-//! operator is told when it fails and when it works again, and in between by [`Store::problem`].
+//! nobody else needs that ([`Budget::on_shortage`]). A disk that does not answer for ten seconds fails
+//! as well. It is tried again every ten seconds; the operator is told when it fails and when it works again, and in between by [`Store::problem`].
 //!
 //! # In memory
 //!
