@@ -8,8 +8,11 @@
 //!
 //! A REQUEST is `Asked` until the store has answered; `Held` while the segment is on its way, for
 //! `request-hold` at most; then `Ready`, and sent when its turn comes. At most one segment is being
-//! sent at a time, and it is always sent whole. Every REQUEST gets exactly one answer: BINARY or
-//! LACK (protocol.md, "What hurts a viewer").
+//! sent at a time. Every REQUEST gets exactly one answer, BINARY or LACK, and what BINARY announces is
+//! sent whole, or the channel is closed (protocol.md, "What hurts a viewer").
+//!
+//! A segment that is still arriving is sent as it comes, if it will be here in time by the pace so far
+//! and nothing else is being sent: what waits for its rest keeps everything else waiting.
 
 mod io;
 mod progress;
@@ -35,9 +38,9 @@ use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
 /// itself after a timeout, or asks ahead, stays far below this.
 const MAX_WAITING: usize = 8;
 
-/// Outputs that one input can cause at most: an answer and a count for each waiting REQUEST, the end
-/// of each REQUEST of ours, and what there is to say about the input itself.
-const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
+/// Outputs that one input can cause at most: an answer, a count and a release for each waiting REQUEST,
+/// the end of each REQUEST of ours, and what there is to say about the input itself.
+const MAX_OUTPUTS: usize = 3 * MAX_WAITING + MAX_ASKED + 1 + 4;
 
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
@@ -52,6 +55,11 @@ const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1800);
 /// How long after its REQUEST the rest of a segment that is being sent is waited for: the longest that
 /// viewers wait for one. After that it is in the way of what they ask next.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a segment may take to be sent: viewers wait for 5 s at most, and what is being read takes
+/// room in the store even after it was deleted. One that takes longer gives up nothing by starting
+/// again.
+const SENT_WITHIN: Duration = Duration::from_secs(30);
 
 /// How soon a REQUEST for a segment is looked at again that grows too slowly: the pace of a
 /// download's first moments says little.
@@ -107,6 +115,8 @@ struct Transfer {
     id: RequestId,
     request: Request,
     since: Instant,
+    /// When it was first seen to be under way.
+    begun: Option<Instant>,
     packets: Packets,
     next: usize,
     /// Bytes that can be sent so far.
@@ -121,9 +131,14 @@ impl Transfer {
     }
 
     /// When the next packet has to be here, if it is not.
-    fn next_until(&self) -> Option<Instant> {
+    fn arrives_until(&self) -> Option<Instant> {
         let over = self.next == self.packets.count();
         (!over && self.next().is_none()).then(|| self.since + ARRIVES_WITHIN)
+    }
+
+    /// When all of it has to be sent.
+    fn sent_until(&self) -> Option<Instant> {
+        Some(self.begun? + SENT_WITHIN)
     }
 }
 
@@ -224,15 +239,21 @@ impl Session {
         while let Some(lost) = self.receiver.as_mut().and_then(|r| r.late(now)) {
             self.push(lost);
         }
-        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
-        if next_until.is_some_and(|until| now >= until) && !self.closed {
-            self.close(CloseReason::Broken);
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| now >= until);
+        match &self.transfer {
+            Some(_) if self.closed => {}
+            Some(t) if is_over(t.arrives_until()) => self.close(CloseReason::Broken),
+            Some(t) if is_over(t.sent_until()) => self.close(CloseReason::Stuck),
+            _ => {}
         }
     }
 
     /// Takes how many bytes are outstanding once everything has been polled: as long as their
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.begun.get_or_insert(now);
+        }
         let silence = self.progress.settle(now, outstanding);
         if silence.is_some() {
             self.window = self.config.window.min(FIRST_WINDOW);
@@ -263,8 +284,10 @@ impl Session {
             })
             .min();
         let late = self.receiver.as_ref().and_then(Receiver::next_timeout);
-        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
-        [held, self.progress.next_timeout(), late, next_until]
+        let transfer = self.transfer.as_ref();
+        let arrives = transfer.and_then(Transfer::arrives_until);
+        let sent = transfer.and_then(Transfer::sent_until);
+        [held, self.progress.next_timeout(), late, arrives, sent]
             .into_iter()
             .flatten()
             .min()
@@ -370,6 +393,7 @@ impl Session {
 
     fn found(&mut self, now: Instant, id: RequestId, found: Found) {
         let hold = self.config.request_hold;
+        let is_free = !self.is_sending();
         let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) else {
             // It has had its LACK in the meantime.
             if matches!(found, Found::Ready { .. }) {
@@ -389,7 +413,8 @@ impl Session {
                 whole_at,
             } => {
                 let in_time = waiting.since + CUT_THROUGH_WITHIN;
-                if available == size || whole_at.is_some_and(|at| at <= in_time) {
+                let in_time = is_free && whole_at.is_some_and(|at| at <= in_time);
+                if available == size || in_time {
                     waiting.state = WaitState::Ready {
                         size,
                         crc32c,
@@ -416,26 +441,16 @@ impl Session {
         }
     }
 
-    fn grown(&mut self, id: RequestId, now_available: usize) {
+    fn grown(&mut self, id: RequestId, available: usize) {
         if let Some(transfer) = self.transfer.as_mut().filter(|t| t.id == id) {
-            transfer.available = now_available;
-        }
-        for waiting in self.waiting.iter_mut().filter(|w| w.id == id) {
-            if let WaitState::Ready { available, .. } = &mut waiting.state {
-                *available = now_available;
-            }
+            transfer.available = available;
         }
     }
 
-    /// What has not begun can still wait for another attempt; what has begun cannot be taken back.
+    /// What has begun cannot be taken back.
     fn broken(&mut self, id: RequestId) {
         if self.transfer.as_ref().is_some_and(|t| t.id == id) {
-            return self.close(CloseReason::Broken);
-        }
-        let ready = |w: &&mut Waiting| w.id == id && matches!(w.state, WaitState::Ready { .. });
-        if let Some(waiting) = self.waiting.iter_mut().find(ready) {
-            waiting.state = WaitState::Held { retry_at: None };
-            self.push(Output::Release(id));
+            self.close(CloseReason::Broken);
         }
     }
 
@@ -506,6 +521,7 @@ impl Session {
             id,
             request: request.clone(),
             since,
+            begun: None,
             packets,
             next: 0,
             available,

@@ -60,6 +60,7 @@
 mod disk;
 mod error;
 mod files;
+mod folder;
 mod growing;
 mod health;
 mod index;
@@ -80,9 +81,10 @@ use tokio::sync::{OnceCell, watch};
 pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
 use self::files::Names;
+use self::folder::{Folder, LOCK_WITHIN, lock};
 pub use self::growing::Arrival;
 use self::index::{Index, Lookup, Pool};
-use self::inner::{Folder, Followed, Inner, LOCK_WITHIN, in_background, lock};
+use self::inner::{Followed, Inner, in_background};
 use self::leaving::Leaving;
 pub use self::segment::{Reader, Segment};
 pub use self::writer::SegmentWriter;
@@ -193,9 +195,9 @@ impl Store {
         let (lock, failed) = match lock(&disk, &config.dir, LOCK_WITHIN) {
             Ok(lock) => {
                 let prepared = files::prepare(&disk, &config.dir, &channels);
-                (Folder::Held(lock), prepared.err())
+                (Some(lock), prepared.err())
             }
-            Err(error) => (Folder::NotHeld, Some(error)),
+            Err(error) => (None, Some(error)),
         };
         let ailment = match failed {
             Some(error) if error.is_the_operators() => return Err(error),
@@ -218,7 +220,7 @@ impl Store {
             playlists: Mutex::default(),
             metrics,
             names: Arc::new(Names::new()),
-            lock: Mutex::new(lock),
+            folder: Folder::new(lock),
             leaving: Leaving::default(),
             channels,
             config,
@@ -240,9 +242,7 @@ impl Store {
     /// deletes everything else that looks like one. [`Self::set_sources`] waits for it, for its channel;
     /// to begin earlier saves time. Takes two small reads for each segment.
     pub async fn recover(&self) {
-        for channel in &self.inner.channels {
-            self.inner.recover(channel).await;
-        }
+        self.inner.recover_all().await;
         let inner = Arc::clone(&self.inner);
         let others = files::blocking(move || {
             if !inner.is_closed() {
@@ -422,7 +422,7 @@ impl Store {
                 Lookup::Unproven(segment, ticket) => {
                     Inner::prove(&self.inner, channel, segment, ticket, false);
                 }
-                Lookup::Arriving(_) | Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
+                Lookup::Coming(_) | Lookup::Unconfirmed | Lookup::Ahead | Lookup::Absent => {
                     return false;
                 }
             }
@@ -490,11 +490,11 @@ impl Store {
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => self.open_found(channel, segment),
-            Lookup::Arriving(ticket) => match self.inner.growing(ticket) {
+            Lookup::Coming(ticket) => match self.inner.growing(ticket) {
                 Some(growing) => Found::Arriving(Reader::growing(growing)),
                 None => Found::Coming,
             },
-            Lookup::Unproven(..) | Lookup::Coming => Found::Coming,
+            Lookup::Unproven(..) | Lookup::Unconfirmed => Found::Coming,
             Lookup::Ahead => {
                 self.look_ahead(channel);
                 Found::Coming
@@ -524,7 +524,7 @@ impl Store {
                 self.look_ahead(channel);
                 return Found::Absent;
             }
-            Lookup::Arriving(_) | Lookup::Coming | Lookup::Absent => return Found::Absent,
+            Lookup::Coming(_) | Lookup::Unconfirmed | Lookup::Absent => return Found::Absent,
         };
         let key = (channel.clone(), segment.rendition());
         match playlists.get_mut(&key) {
@@ -601,8 +601,8 @@ impl Store {
         self.inner.changes.subscribe()
     }
 
-    /// Grows whenever there is more to read of a segment that somebody reads while it arrives, or the
-    /// rest of it will not come.
+    /// Grows whenever there is more to read of a segment that somebody reads while it arrives, or the rest
+    /// of it will not come.
     pub fn growth(&self) -> watch::Receiver<u64> {
         self.inner.growth.subscribe()
     }

@@ -142,10 +142,10 @@ impl<S: Stored> Channel<S> {
         match &entry.state {
             // Found at start, and no playlist has been loaded since that says it is still what is
             // meant by this name.
-            State::Ready(_) if self.alive.is_none() => Lookup::Coming,
+            State::Ready(_) if self.alive.is_none() => Lookup::Unconfirmed,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
             State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
-            State::Coming(ticket) => Lookup::Arriving(*ticket),
+            State::Coming(ticket) => Lookup::Coming(*ticket),
             State::Gone => Lookup::Absent,
         }
     }
@@ -223,7 +223,7 @@ impl<S: Stored> Channel<S> {
         {
             Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
             Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
-            Some(State::Coming(ticket)) => Lookup::Arriving(*ticket),
+            Some(State::Coming(ticket)) => Lookup::Coming(*ticket),
             Some(State::Gone) | None => Lookup::Absent,
         }
     }

@@ -114,8 +114,8 @@ fn store(index: &mut Index<Fake>, announced: &Announced, bytes: u64) -> Option<V
     Some(gone)
 }
 
-fn is_arriving(found: &Lookup<Fake>) -> bool {
-    matches!(found, Lookup::Arriving(_))
+fn is_coming(found: &Lookup<Fake>) -> bool {
+    matches!(found, Lookup::Coming(_))
 }
 
 fn find(index: &Index<Fake>, uri: &str, sequence: Option<u64>) -> Lookup<Fake> {
@@ -127,7 +127,7 @@ fn a_segment_is_coming_once_announced_and_ready_once_stored() {
     let mut index = index(1000);
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
     announce(&mut index, &[number(1)]);
-    assert!(is_arriving(&find(&index, "1.ts", Some(1))));
+    assert!(is_coming(&find(&index, "1.ts", Some(1))));
     store(&mut index, &number(1), 10).unwrap();
     let ready = Lookup::Ready(Fake(number(1), 10));
     assert_eq!(find(&index, "1.ts", Some(1)), ready);
@@ -184,8 +184,8 @@ fn a_recurring_uri_is_told_apart_by_its_number() {
     announce(&mut index, &[named(0, 1, "ad.ts"), named(0, 5, "ad.ts")]);
     store(&mut index, &named(0, 1, "ad.ts"), 10).unwrap();
     assert!(matches!(find(&index, "ad.ts", Some(1)), Lookup::Ready(_)));
-    assert!(is_arriving(&find(&index, "ad.ts", Some(5))));
-    assert!(is_arriving(&find(&index, "ad.ts", None)));
+    assert!(is_coming(&find(&index, "ad.ts", Some(5))));
+    assert!(is_coming(&find(&index, "ad.ts", None)));
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn what_is_not_whole_is_on_its_way_again_if_it_is_listed() {
         };
         let removed = index.proved(&news(), &fake, ticket, false);
         assert_eq!(removed, Some(fake));
-        assert_eq!(is_arriving(&find(&index, uri, None)), again);
+        assert_eq!(is_coming(&find(&index, uri, None)), again);
     }
     assert_eq!(index.used(Pool::Disk), 0);
     assert!(index.ticket(&news(), &number(2)).is_some());
@@ -343,7 +343,7 @@ fn what_was_begun_before_a_new_epoch_is_not_stored_after_it() {
     index.expire(&news(), &[expired]);
     announce(&mut index, &[number(1)]);
     assert!(!index.store(&news(), ticket, Fake(number(1), 10)));
-    assert!(is_arriving(&find(&index, "1.ts", Some(1))));
+    assert!(is_coming(&find(&index, "1.ts", Some(1))));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn another_uri_under_a_known_number_replaces_it() {
     let outcome = announce(&mut index, &[named(0, 1, "other.ts")]);
     assert_eq!(outcome.removed, [Fake(number(1), 10)]);
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
-    assert!(is_arriving(&find(&index, "other.ts", Some(1))));
+    assert!(is_coming(&find(&index, "other.ts", Some(1))));
 }
 
 #[test]
