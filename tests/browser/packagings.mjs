@@ -224,11 +224,10 @@ const all = {
   'ffmpeg-event': { live: true, make: live('-hls_playlist_type', 'event', '-hls_flags', 'temp_file') },
   'ffmpeg-rekeyed-live': { live: true, make: rekeyed, keys: 3 },
   'rtmp-keys-live': { live: true, make: rtmp, keys: 3, program: nginxRtmp },
-  // The next sound is LACK while the next pictures are known already, and the other way round.
-  'shaka-fmp4-live': { live: true, make: shakaLive(), init: true, share: 60, program: shakaPackager },
+  'shaka-fmp4-live': { live: true, make: shakaLive(), init: true, program: shakaPackager },
   'shaka-parts-live': {
     live: true, make: shakaLive('--fragment_duration', '0.5', '--fragment_sap_aligned=false'), init: true, change: withParts,
-    share: 60, program: shakaPackager,
+    program: shakaPackager,
   },
   'ffmpeg-aes-128': {
     make: async (dir) => {
