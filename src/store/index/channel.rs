@@ -285,16 +285,23 @@ impl<S: Stored> Channel<S> {
     /// What no playlist lists, unless the viewer's is newer than ours.
     fn not_listed(&self, sequence: Option<MediaSequence>, now: Instant) -> Lookup<S> {
         let alive = self.alive.is_some_and(|at| now.duration_since(at) < ALIVE);
+        let segments = self.entries.keys().filter(|key| !key.0.is_sections());
+        let listed = self.listed.iter();
+        let known = listed.map(|(rendition, last)| (*rendition, *last));
         // Of what is not served, the next one is of no interest either.
-        let listed = self
-            .listed
-            .iter()
-            .map(|(rendition, last)| (*rendition, *last));
-        let known = self.entries.keys().copied().chain(listed);
-        let served = known.filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
-        let newest = served.map(|(_, sequence)| sequence).max();
-        match (sequence, newest) {
-            (Some(wanted), Some(newest)) if alive && is_past(wanted, newest) => Lookup::Ahead,
+        let served = known
+            .chain(segments.copied())
+            .filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
+        let mut newest = BTreeMap::new();
+        for (rendition, sequence) in served {
+            let last = newest.entry(rendition).or_insert(sequence);
+            *last = sequence.max(*last);
+        }
+        // Which playlist the viewer has newer than we do, a new name does not say: while we know the
+        // next pictures already, it may be the sound.
+        let is_next = |wanted| newest.values().any(|newest| is_past(wanted, *newest));
+        match sequence {
+            Some(wanted) if alive && is_next(wanted) => Lookup::Ahead,
             _ => Lookup::Absent,
         }
     }

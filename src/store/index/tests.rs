@@ -179,6 +179,26 @@ fn a_viewer_that_loaded_the_playlist_before_us_may_wait() {
 }
 
 #[test]
+fn a_viewer_may_wait_for_sound_while_the_next_pictures_are_known() {
+    let mut index = index(1000);
+    let segments = [number(6), named(1, 6, "a6.aac"), number(7)];
+    announce(&mut index, &segments);
+    assert_eq!(find(&index, "a7.aac", Some(7)), Lookup::Ahead);
+    // Numbers of one playlist say nothing of another's.
+    announce(&mut index, &[named(2, 100, "b100.aac")]);
+    assert_eq!(find(&index, "a7.aac", Some(7)), Lookup::Ahead);
+    assert_eq!(find(&index, "b101.aac", Some(101)), Lookup::Ahead);
+    assert_eq!(find(&index, "old.ts", Some(5)), Lookup::Absent);
+    // Nor do those of initialization sections, which are those of segments long ago.
+    let init = Announced {
+        rendition: RenditionIndex(0).sections(),
+        ..named(0, 1, "init.mp4")
+    };
+    announce(&mut index, &[init]);
+    assert_eq!(find(&index, "old.ts", Some(2)), Lookup::Absent);
+}
+
+#[test]
 fn a_recurring_uri_is_told_apart_by_its_number() {
     let mut index = index(1000);
     announce(&mut index, &[named(0, 1, "ad.ts"), named(0, 5, "ad.ts")]);
