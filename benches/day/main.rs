@@ -37,7 +37,7 @@ use std::time::Duration;
 use clap::Parser;
 use origin::{Clock, Counts, Origin, SEGMENT, TRACKS, Track};
 use process::cpu;
-use samples::{Sample, Thirds};
+use samples::Sample;
 use shared::Report;
 use support::daemon::{Daemon, Setup};
 use support::eventually;
@@ -45,8 +45,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use visit::Seen;
 
-/// `[store] max-size`: two thirds of what the channels' lists hold, so that segments are evicted all day.
-const STORE: u64 = 8_000_000;
+/// `[store] max-size`, the least there is: less than the channels' lists hold, so that segments are
+/// evicted all day.
+const STORE: u64 = 16 << 20;
 
 /// How often it is looked at what the box takes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -134,7 +135,10 @@ async fn measure(args: Args) -> Report {
     at_rest(&mut report, &daemon, idle).await;
     let ended = daemon.stop().await;
     if ended.code != Some(0) {
-        report.fail(format!("the box ended with {:?}:\n{}", ended.code, ended.stderr));
+        report.fail(format!(
+            "the box ended with {:?}:\n{}",
+            ended.code, ended.stderr
+        ));
     }
     report
 }
@@ -142,7 +146,11 @@ async fn measure(args: Args) -> Report {
 fn setup(origin: &Origin, clock: Clock, viewers: usize) -> Setup {
     // Of sixty segments, in the time that they take here.
     let window = (clock.period * 60).max(Duration::from_secs(1));
-    let channels = [("news", Track::News), ("film", Track::Film), ("sport", Track::Sport)];
+    let channels = [
+        ("news", Track::News),
+        ("film", Track::Film),
+        ("sport", Track::Sport),
+    ];
     let channels: String = channels
         .iter()
         .map(|(name, track)| {
@@ -173,7 +181,12 @@ fn fetched(report: &mut Report, clock: Clock, counts: &Counts) {
     report.row("origin: failed on purpose", counts.failed);
     for track in TRACKS {
         let total = clock.total(track);
-        let of_track = || counts.sent.iter().filter(|(segment, _)| segment.track == track);
+        let of_track = || {
+            counts
+                .sent
+                .iter()
+                .filter(|(segment, _)| segment.track == track)
+        };
         let again: Vec<_> = of_track().filter(|(_, times)| **times > 1).collect();
         let once = of_track().count() - again.len();
         report.row(
@@ -226,7 +239,10 @@ async fn at_rest(report: &mut Report, daemon: &Daemon, idle: Sample) {
     let rest = Sample::of(daemon);
     let stored = daemon.metric("edgeseed_store_bytes").await;
     report.row("at rest, before and after", format!("{idle} / {rest}"));
-    report.row("store: du, edgeseed_store_bytes", format!("{} / {stored}", rest.bytes));
+    report.row(
+        "store: du, edgeseed_store_bytes",
+        format!("{} / {stored}", rest.bytes),
+    );
     if (rest.bytes as f64 - stored).abs() > 0.0 {
         report.fail("the store does not hold what its metric says");
     }

@@ -45,8 +45,8 @@ const RANGES: u64 = 10;
 
 /// Bytes of a segment at least, and by how much they differ. Small, so that the box is measured and
 /// not the loopback; more than one packet.
-const SIZE: u64 = 30_000;
-const SIZES: u64 = 20_000;
+const SIZE: u64 = 60_000;
+const SIZES: u64 = 30_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -246,7 +246,9 @@ impl Clock {
 
     fn fault(self) -> Option<Fault> {
         let now = self.start.elapsed();
-        let mut faults = FAULTS.iter().map(|(part, fault)| (self.takes.mul_f64(*part), *fault));
+        let mut faults = FAULTS
+            .iter()
+            .map(|(part, fault)| (self.takes.mul_f64(*part), *fault));
         let fault = faults.find(|(at, _)| (*at..*at + DISTURBANCE).contains(&now));
         fault.map(|(_, fault)| fault)
     }
@@ -260,7 +262,9 @@ impl Origin {
             clock,
             counts: Mutex::default(),
         });
-        let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
+        let app = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
         Self {
             base,
@@ -292,7 +296,10 @@ impl Shared {
             text += "#EXT-X-MAP:URI=\"init.mp4\"\n";
         }
         if track == Track::Sport {
-            text += &format!("#EXT-X-DISCONTINUITY-SEQUENCE:{}\n", (first - 1) / PROGRAMME);
+            text += &format!(
+                "#EXT-X-DISCONTINUITY-SEQUENCE:{}\n",
+                (first - 1) / PROGRAMME
+            );
         }
         for number in first..=newest.number {
             let segment = Segment { number, ..newest };
@@ -321,7 +328,9 @@ impl Shared {
             Track::Sport => number * RANGES..(number + 1) * RANGES,
             _ => number..number + 1,
         };
-        let asked = headers.get(header::RANGE).map(|range| range.to_str().unwrap());
+        let asked = headers
+            .get(header::RANGE)
+            .map(|range| range.to_str().unwrap());
         segments.find_map(|number| {
             let segment = Segment { number, ..newest };
             let is_it = match track {
@@ -358,7 +367,10 @@ async fn answer(State(shared): State<Arc<Shared>>, headers: HeaderMap, asked: Ur
                     video/index.m3u8\n";
         return text.into_response();
     }
-    let Some(track) = TRACKS.into_iter().find(|track| path.starts_with(track.folder())) else {
+    let Some(track) = TRACKS
+        .into_iter()
+        .find(|track| path.starts_with(track.folder()))
+    else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let name = &path[track.folder().len()..];

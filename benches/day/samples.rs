@@ -92,7 +92,8 @@ pub(crate) fn judge(report: &mut Report, samples: &[Sample], store: u64) {
     ];
     for (name, what) in all {
         let Thirds(thirds) = Thirds::of(samples, what);
-        let thirds = thirds.map(|[least, median, most]| format!("{least:.1} {median:.1} {most:.1}"));
+        let thirds =
+            thirds.map(|[least, median, most]| format!("{least:.1} {median:.1} {most:.1}"));
         report.row(name, thirds.join(" | "));
     }
     let _ = store;

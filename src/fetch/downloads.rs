@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
-use super::pace::Pace;
+use super::pace::{Pace, Places};
 use super::status::Board;
 use crate::budget::Budget;
 use crate::ids::{MediaSequence, RenditionIndex};
@@ -18,8 +18,8 @@ use crate::metrics::OriginKind;
 use crate::sibling::Siblings;
 use crate::store::{Announced, Store, StoreError};
 
-/// One that arrives at the live edge, one that is late, one of the backlog. More would make each
-/// of them slower on an uplink that is busy.
+/// Of one rendition: one that arrives at the live edge, one that is late, one of the backlog. More
+/// would make each of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
 /// What one download holds in memory: 128 KiB on their way to the disk, and as much at most in
 /// the HTTP client.
@@ -36,6 +36,7 @@ pub(super) struct Means {
     pub(super) budget: Budget,
     pub(super) siblings: Siblings,
     pub(super) pace: Pace,
+    pub(super) places: Places,
     pub(super) board: Board,
 }
 
@@ -57,6 +58,16 @@ struct Job {
     epoch: Instant,
     failures: u32,
     not_before: Instant,
+}
+
+impl Job {
+    /// The newest first; but nothing can be played without its section.
+    fn urgency(&self) -> u64 {
+        match self.announced.rendition.is_sections() {
+            true => u64::MAX,
+            false => self.announced.sequence.0,
+        }
+    }
 }
 
 /// Why a segment did not get into the store.
@@ -148,8 +159,10 @@ impl Downloads {
     pub(super) async fn drive(&mut self) {
         loop {
             self.start();
-            let retry = self.queue.iter().map(|job| job.not_before).min();
-            let idle = self.active.len() < PARALLEL;
+            // What is due and was not started waits for one that ends.
+            let now = Instant::now();
+            let times = self.queue.iter().map(|job| job.not_before);
+            let retry = times.filter(|at| *at > now).min();
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => {
                     match ended {
@@ -158,23 +171,34 @@ impl Downloads {
                     }
                     return;
                 }
-                () = sleep_until(retry.unwrap_or_else(Instant::now)), if idle && retry.is_some() => {}
+                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
                 else => std::future::pending().await,
             }
         }
     }
 
+    /// None is begun while a newer one is on its way: where the uplink is the bottleneck, each would
+    /// take the other's share, and the live edge would be late for the sake of the window's tail.
     fn start(&mut self) {
         let now = Instant::now();
         while self.active.len() < PARALLEL {
-            let due = self.queue.iter().position(|job| job.not_before <= now);
-            let Some(job) = due.and_then(|index| self.queue.remove(index)) else {
+            let newest = self.active.keys().max();
+            let mut jobs = self.queue.iter();
+            let due = jobs
+                .position(|job| job.not_before <= now && newest <= Some(&job.announced.sequence));
+            let Some(index) = due else { return };
+            let first = self.active.is_empty();
+            let Some(place) = self.means.places.take(first) else {
+                return;
+            };
+            let Some(job) = self.queue.remove(index) else {
                 return;
             };
             let announced = job.announced.clone();
             let means = self.means.clone();
             let task = self.tasks.spawn(async move {
                 let result = download(&means, &job).await;
+                drop(place);
                 (job, result)
             });
             self.active.insert(announced.sequence, (announced, task));
@@ -278,10 +302,14 @@ async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
     let mut writer = means.store.begin(channel, &job.announced, body.length())?;
+    let lane = means.pace.enter(job.urgency());
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;
-        sleep(means.pace.take(Instant::now().into_std(), bytes.len())).await;
+        lane.spend(Instant::now().into_std(), bytes.len());
+        while let Some(wait) = lane.wait(Instant::now().into_std()) {
+            sleep(wait).await;
+        }
     }
     match writer.commit().await {
         // The origin's doing: it may have more next time.

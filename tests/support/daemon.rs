@@ -90,7 +90,9 @@ impl Setup {
             None => format!("[signal-server]\nlisten = \"{signal}\"\n"),
         };
         let max_size = self.max_size.iter();
-        let max_size: String = max_size.map(|size| format!("max-size = \"{size}\"\n")).collect();
+        let max_size: String = max_size
+            .map(|size| format!("max-size = \"{size}\"\n"))
+            .collect();
         format!(
             "{channels}{signal}[http]\nlisten = \"{http}\"\n\
              [store]\ndir = \"{}\"\nmin-free = \"{}\"\n{max_size}{peer}{}",
