@@ -49,11 +49,15 @@ use visit::Seen;
 /// evicted all day.
 const STORE: u64 = 16 << 20;
 
+/// One in so many may be fetched twice or not at all: a machine that is busy lets the origin answer so
+/// late that the box asks again, or look so late that a list has run on.
+const FEW: u64 = 200;
+
 /// How often it is looked at what the box takes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Viewers are forgotten after 10 s of silence, and their sockets with them.
-const FORGOTTEN: Duration = Duration::from_secs(30);
+/// A viewer is forgotten after 10 s of silence; its socket, which is pinged, within two minutes.
+const FORGOTTEN: Duration = Duration::from_secs(120);
 
 #[derive(Parser)]
 #[command(about = "A day of three channels in compressed time")]
@@ -80,6 +84,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(args: Args) -> Report {
+    shared::raise_file_limit();
     let tiny = args.test || !args.bench;
     let hours = args.hours.unwrap_or(if tiny { 0.5 } else { 2.0 });
     let minutes = args.minutes.unwrap_or(hours / 2.0);
@@ -88,7 +93,7 @@ async fn measure(args: Args) -> Report {
     let origin = Origin::start(clock).await;
     let daemon = Daemon::start(setup(&origin, clock, args.viewers)).await;
     let pid = daemon.pid().to_string();
-    let idle = Sample::of(&daemon);
+    let idle = Sample::of(&daemon).await;
     let cpu_before = cpu(&pid);
 
     let mut watching = JoinSet::new();
@@ -103,7 +108,7 @@ async fn measure(args: Args) -> Report {
     while !clock.is_over() {
         next += LOOK_EVERY;
         sleep_until(next).await;
-        samples.push(Sample::of(&daemon));
+        samples.push(Sample::of(&daemon).await);
     }
     // A viewer that saw a wrong byte has panicked.
     let seen = watching.join_all().await;
@@ -131,7 +136,7 @@ async fn measure(args: Args) -> Report {
         format!("{:.1} MB, {times:.0} times its size", written / 1e6)
     });
     report.row("box: CPU", used);
-    samples::judge(&mut report, &samples, STORE);
+    samples::judge(&mut report, &samples, STORE, origin::SIZE);
     at_rest(&mut report, &daemon, idle).await;
     let ended = daemon.stop().await;
     if ended.code != Some(0) {
@@ -174,31 +179,28 @@ fn setup(origin: &Origin, clock: Clock, viewers: usize) -> Setup {
 
 /// Each segment once.
 fn fetched(report: &mut Report, clock: Clock, counts: &Counts) {
-    report.row(
-        "origin: playlists, sections",
-        format!("{}, {}", counts.playlists, counts.sections),
-    );
+    report.row("origin: playlists sent", counts.playlists);
+    report.row("origin: initialization sections", counts.sections);
     report.row("origin: failed on purpose", counts.failed);
     for track in TRACKS {
-        let total = clock.total(track);
-        let of_track = || {
-            counts
-                .sent
-                .iter()
-                .filter(|(segment, _)| segment.track == track)
-        };
-        let again: Vec<_> = of_track().filter(|(_, times)| **times > 1).collect();
-        let once = of_track().count() - again.len();
+        let (mut all, mut once, mut excused, mut again, mut missed) = (0, 0, 0, 0, 0);
+        for (segment, troubled) in clock.segments(track) {
+            all += 1;
+            match counts.sent.get(&segment) {
+                Some(1) => once += 1,
+                _ if troubled => excused += 1,
+                Some(_) => again += 1,
+                None => missed += 1,
+            }
+        }
         report.row(
             &format!("{track:?}: segments"),
             format!(
-                "{total}; fetched once {once}, more often {}, never {}",
-                again.len(),
-                total - of_track().count() as u64
+                "{all}; fetched once {once}, twice {again}, never {missed}; not once in trouble {excused}"
             ),
         );
-        for (segment, times) in again {
-            report.row("", format!("{segment:?} {times}"));
+        if again + missed > all / FEW {
+            report.fail(format!("not every segment of {track:?} was fetched once"));
         }
     }
 }
@@ -214,15 +216,17 @@ fn watched(report: &mut Report, seen: Seen) {
     report.row(
         "viewers: segments",
         format!(
-            "{} served ({:.1} MB, every byte the origin's), {} LACK, {} without an answer",
+            "{} served ({:.1} MB, every byte the origin's), {} LACK in trouble, {} without, {} \
+             unanswered",
             seen.served,
             seen.bytes as f64 / 1e6,
-            seen.lacks,
+            seen.lacks - seen.needless_lacks,
+            seen.needless_lacks,
             seen.timeouts
         ),
     );
-    if seen.served == 0 {
-        report.fail("nothing was served");
+    if seen.needless_lacks >= seen.served / FEW {
+        report.fail("LACK for what there was time to fetch");
     }
     if seen.timeouts > 0 {
         report.fail("a REQUEST was not answered");
@@ -232,18 +236,17 @@ fn watched(report: &mut Report, seen: Seen) {
 /// Once the day is over and everybody gone, nothing may be left of them.
 async fn at_rest(report: &mut Report, daemon: &Daemon, idle: Sample) {
     eventually("the viewers are forgotten", FORGOTTEN, async || {
-        let gone = daemon.metric("edgeseed_peers").await == 0.0;
-        (gone && daemon.metric("edgeseed_buffer_bytes").await == 0.0).then_some(())
+        let peers =
+            daemon.metric("edgeseed_peers").await + daemon.metric("edgeseed_buffer_bytes").await;
+        let sockets = daemon.metric("edgeseed_signal_server_sockets").await;
+        // Each channel of the box has one itself.
+        (peers == 0.0 && sockets == 3.0).then_some(())
     })
     .await;
-    let rest = Sample::of(daemon);
-    let stored = daemon.metric("edgeseed_store_bytes").await;
-    report.row("at rest, before and after", format!("{idle} / {rest}"));
-    report.row(
-        "store: du, edgeseed_store_bytes",
-        format!("{} / {stored}", rest.bytes),
-    );
-    if (rest.bytes as f64 - stored).abs() > 0.0 {
+    let rest = Sample::of(daemon).await;
+    report.row("at rest before", idle);
+    report.row("at rest after", rest);
+    if rest.stored != rest.bytes {
         report.fail("the store does not hold what its metric says");
     }
 }

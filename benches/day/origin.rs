@@ -2,6 +2,7 @@
 //! nothing works. Every segment that was sent whole is counted.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -26,8 +27,12 @@ pub(crate) const SEGMENT: Duration = Duration::from_secs(6);
 /// came in as long as this, besides what it would hold.
 const UNSEEN: Duration = Duration::from_millis(2500);
 
-/// How long a disturbance lasts: some minutes of the day.
-const DISTURBANCE: Duration = Duration::from_secs(3);
+/// How long a fault lasts: some minutes of the day.
+const LASTS: Duration = Duration::from_secs(3);
+
+/// How long after a fault, or after the encoder was started anew, not everything can be there: the box
+/// has backed off for up to 4 s, and what viewers watch is older.
+const RECOVERS: Duration = Duration::from_secs(7);
 
 /// When the origin fails, in parts of the day, and how.
 const FAULTS: [(f64, Fault); 4] = [
@@ -45,7 +50,7 @@ const RANGES: u64 = 10;
 
 /// Bytes of a segment at least, and by how much they differ. Small, so that the box is measured and
 /// not the loopback; more than one packet.
-const SIZE: u64 = 60_000;
+pub(crate) const SIZE: u64 = 60_000;
 const SIZES: u64 = 30_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,24 +238,52 @@ impl Clock {
             .unwrap()
     }
 
-    /// How many segments a track has in the whole day.
-    pub(crate) fn total(self, track: Track) -> u64 {
-        let begins: Vec<Duration> = self.runs(track).chain([self.takes]).collect();
-        let runs = begins.windows(2).map(|run| run[1] - run[0]);
-        runs.map(|run| self.segments_in(run)).sum()
-    }
-
     pub(crate) fn is_over(self) -> bool {
         self.start.elapsed() >= self.takes
     }
 
+    fn faults(self) -> impl Iterator<Item = (Range<Duration>, Fault)> {
+        FAULTS.into_iter().map(move |(part, fault)| {
+            let at = self.takes.mul_f64(part);
+            (at..at + LASTS, fault)
+        })
+    }
+
     fn fault(self) -> Option<Fault> {
         let now = self.start.elapsed();
-        let mut faults = FAULTS
-            .iter()
-            .map(|(part, fault)| (self.takes.mul_f64(*part), *fault));
-        let fault = faults.find(|(at, _)| (*at..*at + DISTURBANCE).contains(&now));
+        let fault = self.faults().find(|(lasts, _)| lasts.contains(&now));
         fault.map(|(_, fault)| fault)
+    }
+
+    /// Whether at this time of the day a segment of the track may not be there, and not by the box's
+    /// fault: there is a fault of the origin's, the encoder starts anew, or the day ends; or that was a
+    /// moment ago; or it is about to be, and what is listed now cannot be fetched any more.
+    fn is_troubled(self, track: Track, at: Duration) -> bool {
+        let faults = self.faults().map(|(lasts, _)| lasts);
+        let restarts = self.runs(track).chain([self.takes]).map(|at| at..at);
+        let mut troubles = faults.chain(restarts);
+        troubles.any(|trouble| {
+            (trouble.start.saturating_sub(UNSEEN)..trouble.end + RECOVERS).contains(&at)
+        })
+    }
+
+    pub(crate) fn is_troubled_now(self, track: Track) -> bool {
+        self.is_troubled(track, self.start.elapsed())
+    }
+
+    /// Every segment of the day, and whether it was listed while there was trouble.
+    pub(crate) fn segments(self, track: Track) -> impl Iterator<Item = (Segment, bool)> {
+        let begins = self.runs(track);
+        let ends = self.runs(track).skip(1).chain([self.takes]);
+        begins
+            .zip(ends)
+            .enumerate()
+            .flat_map(move |(run, (begin, end))| {
+                (1..=self.segments_in(end - begin)).map(move |number| {
+                    let at = begin + self.period * u32::try_from(number - 1).unwrap();
+                    (Segment { track, run, number }, self.is_troubled(track, at))
+                })
+            })
     }
 }
 

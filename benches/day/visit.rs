@@ -33,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) served: u64,
     pub(crate) bytes: u64,
     pub(crate) lacks: u64,
+    /// While there was no trouble.
+    pub(crate) needless_lacks: u64,
     pub(crate) timeouts: u64,
 }
 
@@ -44,6 +46,7 @@ impl AddAssign for Seen {
         self.served += other.served;
         self.bytes += other.bytes;
         self.lacks += other.lacks;
+        self.needless_lacks += other.needless_lacks;
         self.timeouts += other.timeouts;
     }
 }
@@ -86,7 +89,10 @@ async fn visit(signal: &str, url: &str, track: Track, clock: Clock, rude: bool) 
                 seen.served += 1;
                 seen.bytes += bytes.len() as u64;
             }
-            Outcome::Lack { .. } => seen.lacks += 1,
+            Outcome::Lack { .. } => {
+                seen.lacks += 1;
+                seen.needless_lacks += u64::from(!clock.is_troubled_now(track));
+            }
             Outcome::Timeout => seen.timeouts += 1,
         }
     }

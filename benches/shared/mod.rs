@@ -17,6 +17,14 @@ pub(crate) fn run(bench: impl Future<Output = Report>) -> ExitCode {
     }
 }
 
+/// Each socket is a descriptor, and the usual soft limit is 1024.
+pub(crate) fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.maximum;
+    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
+}
+
 /// What a bench has to say, printed as it goes.
 #[derive(Default)]
 pub(crate) struct Report {
