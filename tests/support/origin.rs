@@ -59,6 +59,8 @@ pub(crate) enum Fault {
     Truncated,
     /// 10 MB of lines that a playlist may have.
     Huge,
+    /// As many segments as a playlist may have, almost.
+    Long,
     /// Accepts the request and never answers.
     Silent,
 }
@@ -258,6 +260,12 @@ async fn answer(State(shared): State<Arc<Shared>>, asked: Uri) -> Response {
             let line = "#EXTINF:1.0,\nseg_1.ts\n";
             let text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n".to_owned();
             respond(text + &line.repeat(10_000_000 / line.len()), content_type)
+        }
+        Some(Fault::Long) => {
+            let text = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n".to_owned();
+            let segments =
+                (0..49_000).map(|number| format!("#EXTINF:1,\nseg_{number}.ts?token=0123456\n"));
+            respond(text + &segments.collect::<String>(), content_type)
         }
         Some(Fault::Silent) => std::future::pending().await,
     }
