@@ -75,9 +75,13 @@ impl Budget {
         if took.is_some() || bytes > self.account.total {
             return took;
         }
-        let missing = (self.used() + bytes).saturating_sub(self.account.total);
-        self.account.on_shortage.get()?(missing);
+        self.account.on_shortage.get()?(self.missing(bytes));
         self.try_take_spare(bytes)
+    }
+
+    /// How many bytes are missing for `bytes` to be taken.
+    pub fn missing(&self, bytes: usize) -> usize {
+        (self.used() + bytes).saturating_sub(self.account.total)
     }
 
     /// Takes `bytes` of what nobody else needs, for what can be done without.

@@ -316,6 +316,8 @@ impl Daemon {
         if tokio::time::timeout(GOODBYE, goodbye).await.is_err() {
             log::warn!("some connections did not close in time; they are cut");
         }
+        // Whatever still holds on to it, such as a page that is being loaded for ever.
+        self.store.close();
         match ended {
             None => Ok(()),
             Some(Ok(part)) => {

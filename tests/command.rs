@@ -4,8 +4,8 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -315,6 +315,29 @@ fn until(lines: &mut Lines, words: &str) {
         said.any(|line| line.contains(words)),
         "{words:?} is not said"
     );
+}
+
+#[test]
+fn a_page_that_is_loaded_for_ever_does_not_keep_a_new_configuration_from_its_store() {
+    let places = Places::new();
+    let path = places.write();
+    let mut child = Command::new(BINARY)
+        .args(["run", "--config", &path])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    until(&mut lines, "pages at");
+    let mut page = TcpStream::connect(places.http).unwrap();
+    page.write_all(b"GET /watch HT").unwrap();
+    let more = std::fs::read_to_string(&path).unwrap() + "[memory]\nmax-buffers = \"20MiB\"\n";
+    std::fs::write(&path, more).unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    until(&mut lines, "pages at");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    lines.for_each(drop);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(page);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::support::origin::bytes_of;
+use crate::support::origin::segment as bytes_of;
 
 /// A segment's duration, before time is compressed.
 pub(crate) const SEGMENT: Duration = Duration::from_secs(6);

@@ -1,5 +1,6 @@
 //! Files that are right, and what is said of those that are not.
 
+use super::sections::DEFAULT_WINDOW;
 use super::*;
 
 const COMPLETE: &str = r#"

@@ -21,8 +21,8 @@ use crate::store::{Announced, Store, StoreError};
 /// Of one rendition: one that arrives at the live edge, one that is late, one of the backlog. More
 /// would make each of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
-/// What one download holds in memory: 128 KiB on their way to the disk, and as much at most in
-/// the HTTP client.
+/// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
+/// HTTP client.
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
 const ATTEMPTS: u32 = 5;
@@ -158,11 +158,12 @@ impl Downloads {
     /// Fetches until the caller stops waiting; to be dropped and called again at will.
     pub(super) async fn drive(&mut self) {
         loop {
-            self.start();
-            // What is due and was not started waits for one that ends.
+            let mut changes = self.means.store.changes();
+            let proving = self.start();
             let now = Instant::now();
-            let times = self.queue.iter().map(|job| job.not_before);
-            let retry = times.filter(|at| *at > now).min();
+            let later = self.queue.iter().map(|job| job.not_before);
+            let retry = later.filter(|at| *at > now).min();
+            let idle = self.active.len() < PARALLEL;
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id() => {
                     match ended {
@@ -171,28 +172,39 @@ impl Downloads {
                     }
                     return;
                 }
-                () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
+                () = sleep_until(retry.unwrap_or(now)), if idle && retry.is_some() => {}
+                Ok(()) = changes.changed(), if idle && proving => {}
                 else => std::future::pending().await,
             }
         }
     }
 
-    /// None is begun while a newer one is on its way: where the uplink is the bottleneck, each would
-    /// take the other's share, and the live edge would be late for the sake of the window's tail.
-    fn start(&mut self) {
+    /// Starts what there is room for. None is begun while a newer one is on its way: where the uplink
+    /// is the bottleneck, each would take the other's share, and the live edge would be late for the
+    /// sake of the window's tail.
+    ///
+    /// Whether there is something that may be stored already, which is still to be seen: it takes
+    /// nothing of the origin, and keeps nobody from it.
+    fn start(&mut self) -> bool {
         let now = Instant::now();
+        let (store, channel) = (self.means.store.clone(), self.means.board.channel.clone());
+        let mut proving = false;
+        let mut is_due = |job: &Job| {
+            let due = job.not_before <= now;
+            let waits = due && store.is_being_proven(&channel, &job.announced);
+            proving |= waits;
+            due && !waits
+        };
         while self.active.len() < PARALLEL {
             let newest = self.active.keys().max();
             let mut jobs = self.queue.iter();
-            let due = jobs
-                .position(|job| job.not_before <= now && newest <= Some(&job.announced.sequence));
-            let Some(index) = due else { return };
-            let first = self.active.is_empty();
-            let Some(place) = self.means.places.take(first) else {
-                return;
+            let due = jobs.position(|job| is_due(job) && newest <= Some(&job.announced.sequence));
+            let Some(index) = due else { break };
+            let Some(place) = self.means.places.take(self.active.is_empty()) else {
+                break;
             };
             let Some(job) = self.queue.remove(index) else {
-                return;
+                break;
             };
             let announced = job.announced.clone();
             let means = self.means.clone();
@@ -203,6 +215,7 @@ impl Downloads {
             });
             self.active.insert(announced.sequence, (announced, task));
         }
+        proving
     }
 
     /// A download was cancelled, or had a bug.
@@ -301,7 +314,11 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
 async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let channel = &means.board.channel;
-    let mut writer = means.store.begin(channel, &job.announced, body.length())?;
+    let mut writer = means
+        .store
+        .begin(channel, &job.announced, body.length())
+        .await?;
+    writer.serve_meanwhile();
     let lane = means.pace.enter(job.urgency());
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);

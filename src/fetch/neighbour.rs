@@ -93,7 +93,7 @@ async fn from(
     loop {
         match (parts.recv().await, &mut writer) {
             (Some(Part::Size { bytes, crc32c }), None) => {
-                let mut begun = means.store.begin(channel, announced, Some(bytes))?;
+                let mut begun = means.store.begin(channel, announced, Some(bytes)).await?;
                 if let Some(crc32c) = crc32c {
                     begun.expect_crc32c(crc32c);
                 }

@@ -6,7 +6,7 @@
 //!   Event  ◄── │ task │ ─────────────────► │ connection │ ─────► │ session │
 //!              │      │ datagrams          │  (rtc)     │ ◄───── │ (pure)  │
 //!   UDP   ◄──► │      │ ◄────────────────► └────────────┘ packet └─────────┘
-//!              └──────┘                      ▲ mapped bytes
+//!              └──────┘                      ▲ bytes
 //!                                          store
 //! ```
 //!

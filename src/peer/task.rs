@@ -132,6 +132,7 @@ impl Task {
     /// Runs until `stop`, and then until everything under way is sent or `stop-timeout` is over.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.context.store.changes();
+        let mut growth = self.context.store.growth();
         let mut dirty: BTreeSet<Slot> = BTreeSet::new();
         let mut give_up_at: Option<Instant> = None;
         loop {
@@ -167,6 +168,15 @@ impl Task {
                     for (slot, entry) in &mut self.entries {
                         entry.connection.store_changed(now, &self.context);
                         dirty.insert(*slot);
+                    }
+                }
+                Ok(()) = growth.changed() => {
+                    growth.mark_unchanged();
+                    let now = Instant::now();
+                    for (slot, entry) in &mut self.entries {
+                        if entry.connection.grown(now, &self.context) {
+                            dirty.insert(*slot);
+                        }
                     }
                 }
                 () = tokio::time::sleep_until(wake.into()) => {}

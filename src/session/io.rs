@@ -22,6 +22,10 @@ pub enum Input<'a> {
     Ask(AskId, Request),
     /// The store's answer to [`Output::Find`].
     Found(RequestId, Found),
+    /// More of a segment is here: this many bytes now.
+    Grown(RequestId, usize),
+    /// The rest of a segment will not come.
+    Broken(RequestId),
     /// The store may answer differently from before.
     StoreChanged,
     /// The daemon stops: finish what is being sent, begin nothing new.
@@ -31,12 +35,18 @@ pub enum Input<'a> {
 /// What the store has of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// All of it: this many bytes. Its bytes stay readable until [`Output::Release`].
+    /// All of it, or what is here of it while the rest is on its way. Its bytes stay readable until
+    /// [`Output::Release`].
     Ready {
         /// Bytes of the segment.
         size: usize,
-        /// Their CRC-32C, where the peer is a sibling.
+        /// Their CRC-32C, where the peer is a sibling and it is known.
         crc32c: Option<u32>,
+        /// Of how many of its bytes, from the first, are here; [`Input::Grown`] says when there
+        /// are more.
+        available: usize,
+        /// When all of them will be, by the pace so far; `None` if there is none yet.
+        whole_at: Option<Instant>,
     },
     /// Nothing yet, but it is on its way.
     Coming,
@@ -117,6 +127,9 @@ pub enum CloseReason {
     Stuck,
     /// A sibling sent something else than it announced.
     Lied,
+    /// The rest of the segment that was being sent will not come. A viewer that got a part would
+    /// never ask on this channel again (protocol.md, "What hurts a viewer").
+    Broken,
     /// The daemon stops, and everything under way has been sent.
     Stopped,
 }

@@ -19,6 +19,7 @@ mod receiver_tests;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use heapless::Deque;
@@ -41,6 +42,20 @@ const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
+
+/// How long after its REQUEST a segment has to be here whole for its first packets to be sent while
+/// the rest is on its way: a viewer gives up after 2 s, and then what still comes is in the way of
+/// what it asks next. The last fifth of a second is for the packets themselves, and for an origin that
+/// becomes a little slower than it was.
+const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1800);
+
+/// How long after its REQUEST the rest of a segment that is being sent is waited for: the longest that
+/// viewers wait for one. After that it is in the way of what they ask next.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
+
+/// How soon a REQUEST for a segment is looked at again that grows too slowly: the pace of a
+/// download's first moments says little.
+const TOO_SLOW_RETRY: Duration = Duration::from_millis(100);
 
 /// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
 /// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
@@ -82,6 +97,7 @@ enum WaitState {
     Ready {
         size: usize,
         crc32c: Option<u32>,
+        available: usize,
         held: bool,
     },
 }
@@ -90,8 +106,25 @@ enum WaitState {
 struct Transfer {
     id: RequestId,
     request: Request,
+    since: Instant,
     packets: Packets,
     next: usize,
+    /// Bytes that can be sent so far.
+    available: usize,
+}
+
+impl Transfer {
+    /// The bytes of the next packet, if they are here.
+    fn next(&self) -> Option<Range<usize>> {
+        let next = self.packets.range(self.next);
+        next.filter(|range| range.end <= self.available)
+    }
+
+    /// When the next packet has to be here, if it is not.
+    fn next_until(&self) -> Option<Instant> {
+        let over = self.next == self.packets.count();
+        (!over && self.next().is_none()).then(|| self.since + ARRIVES_WITHIN)
+    }
 }
 
 /// One peer's protocol state.
@@ -170,6 +203,8 @@ impl Session {
                 self.push(output);
             }
             Input::Found(id, found) => self.found(now, id, found),
+            Input::Grown(id, available) => self.grown(id, available),
+            Input::Broken(id) => self.broken(id),
             Input::StoreChanged => self.ask_again(|_| true),
             Input::Stop => {
                 self.stopping = true;
@@ -188,6 +223,10 @@ impl Session {
         self.ask_again(|w| matches!(w.state, WaitState::Held { retry_at: Some(at) } if now >= at));
         while let Some(lost) = self.receiver.as_mut().and_then(|r| r.late(now)) {
             self.push(lost);
+        }
+        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
+        if next_until.is_some_and(|until| now >= until) && !self.closed {
+            self.close(CloseReason::Broken);
         }
     }
 
@@ -224,7 +263,8 @@ impl Session {
             })
             .min();
         let late = self.receiver.as_ref().and_then(Receiver::next_timeout);
-        [held, self.progress.next_timeout(), late]
+        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
+        [held, self.progress.next_timeout(), late, next_until]
             .into_iter()
             .flatten()
             .min()
@@ -250,10 +290,8 @@ impl Session {
             return Some(begun);
         }
         if let Some(transfer) = &mut self.transfer {
-            if let Some(range) = transfer.packets.range(transfer.next) {
-                if outstanding >= self.window {
-                    return None;
-                }
+            if transfer.next < transfer.packets.count() {
+                let range = transfer.next().filter(|_| outstanding < self.window)?;
                 transfer.next += 1;
                 return Some(Output::Packet(transfer.id, range));
             }
@@ -344,16 +382,60 @@ impl Session {
         };
         let may_wait = now < waiting.since + hold;
         match found {
-            Found::Ready { size, crc32c } => {
-                waiting.state = WaitState::Ready { size, crc32c, held };
+            Found::Ready {
+                size,
+                crc32c,
+                available,
+                whole_at,
+            } => {
+                let in_time = waiting.since + CUT_THROUGH_WITHIN;
+                if available == size || whole_at.is_some_and(|at| at <= in_time) {
+                    waiting.state = WaitState::Ready {
+                        size,
+                        crc32c,
+                        available,
+                        held,
+                    };
+                    return;
+                }
+                self.push(Output::Release(id));
+                match may_wait {
+                    true => self.retry(id, now + TOO_SLOW_RETRY),
+                    false => self.lack_where(|w| w.id == id),
+                }
             }
             Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
-            Found::NoRoom if may_wait => {
-                waiting.state = WaitState::Held {
-                    retry_at: Some(now + NO_ROOM_RETRY),
-                };
-            }
+            Found::NoRoom if may_wait => self.retry(id, now + NO_ROOM_RETRY),
             Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
+        }
+    }
+
+    fn retry(&mut self, id: RequestId, at: Instant) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) {
+            waiting.state = WaitState::Held { retry_at: Some(at) };
+        }
+    }
+
+    fn grown(&mut self, id: RequestId, now_available: usize) {
+        if let Some(transfer) = self.transfer.as_mut().filter(|t| t.id == id) {
+            transfer.available = now_available;
+        }
+        for waiting in self.waiting.iter_mut().filter(|w| w.id == id) {
+            if let WaitState::Ready { available, .. } = &mut waiting.state {
+                *available = now_available;
+            }
+        }
+    }
+
+    /// What has not begun can still wait for another attempt; what has begun cannot be taken back.
+    fn broken(&mut self, id: RequestId) {
+        if self.transfer.as_ref().is_some_and(|t| t.id == id) {
+            return self.close(CloseReason::Broken);
+        }
+        let ready = |w: &&mut Waiting| w.id == id && matches!(w.state, WaitState::Ready { .. });
+        if let Some(waiting) = self.waiting.iter_mut().find(ready) {
+            waiting.state = WaitState::Held { retry_at: None };
+            self.push(Output::Release(id));
         }
     }
 
@@ -397,15 +479,23 @@ impl Session {
         for _ in 0..self.waiting.len() {
             let waiting = self.waiting.pop_front()?;
             match waiting.state {
-                WaitState::Ready { size, crc32c, held } if begun.is_none() => {
-                    begun = Some((waiting, size, crc32c, held));
+                WaitState::Ready {
+                    size,
+                    crc32c,
+                    available,
+                    held,
+                } if begun.is_none() => {
+                    begun = Some((waiting, size, crc32c, available, held));
                 }
                 _ => {
                     let _ = self.waiting.push_back(waiting);
                 }
             }
         }
-        let (Waiting { id, request, .. }, size, crc32c, held) = begun?;
+        let (waiting, size, crc32c, available, held) = begun?;
+        let Waiting {
+            id, request, since, ..
+        } = waiting;
         let packets = Packets::new(size, self.config.packet_size);
         self.push(Output::Answered(if held {
             Answer::Held
@@ -415,8 +505,10 @@ impl Session {
         self.transfer = Some(Transfer {
             id,
             request: request.clone(),
+            since,
             packets,
             next: 0,
+            available,
         });
         Some(Output::Send(Message::Binary(BinaryHeader {
             request,

@@ -67,7 +67,12 @@ impl Fixture {
 }
 
 fn ready(size: usize) -> Found {
-    Found::Ready { size, crc32c: None }
+    Found::Ready {
+        size,
+        crc32c: None,
+        available: size,
+        whole_at: None,
+    }
 }
 
 fn lacks(outputs: &[Output]) -> Vec<&str> {
@@ -339,6 +344,105 @@ fn while_acknowledgements_come_nothing_is_probed() {
     f.session.settle(f.now, 0, CURRENT);
     assert!(f.drain().is_empty());
     assert_eq!(f.session.next_timeout(), None);
+}
+
+/// A segment of 3000 bytes of which this many are here; whole after so many milliseconds more.
+fn growing(f: &Fixture, available: usize, whole_in: u64) -> Found {
+    Found::Ready {
+        size: 3000,
+        crc32c: None,
+        available,
+        whole_at: Some(f.now + Duration::from_millis(whole_in)),
+    }
+}
+
+#[test]
+fn what_is_here_is_sent_while_the_rest_is_on_its_way() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let found = growing(&f, 1500, 500);
+    let id = f.answer(found);
+    assert_eq!(packets(&f.drain()), std::slice::from_ref(&(0..1000)));
+    f.input(Input::Grown(id, 2000));
+    assert_eq!(packets(&f.drain()), std::slice::from_ref(&(1000..2000)));
+    f.input(Input::Grown(id, 2999));
+    assert_eq!(f.drain(), []);
+    f.input(Input::Grown(id, 3000));
+    let outputs = f.drain();
+    assert_eq!(packets(&outputs), std::slice::from_ref(&(2000..3000)));
+    assert_eq!(outputs.last(), Some(&Output::Release(id)));
+}
+
+#[test]
+fn what_grows_too_slowly_is_held_until_it_is_fast_enough() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let found = growing(&f, 100, 5000);
+    let id = f.answer(found);
+    assert_eq!(f.drain(), [Output::Release(id)]);
+    f.advance(100);
+    let found = growing(&f, 1000, 1000);
+    f.answer(found);
+    assert_eq!(packets(&f.drain()), std::slice::from_ref(&(0..1000)));
+}
+
+#[test]
+fn what_grows_too_slowly_gets_lack_at_the_end_of_the_hold() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let mut sent = Vec::new();
+    for _ in 0..16 {
+        let found = growing(&f, 100, 5000);
+        f.answer(found);
+        sent.extend(f.drain());
+        assert!(lacks(&sent).is_empty());
+        f.advance(100);
+    }
+    sent.extend(f.drain());
+    assert_eq!(lacks(&sent), ["a.ts"]);
+}
+
+#[test]
+fn a_segment_whose_rest_does_not_come_in_time_ends_the_channel() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let found = growing(&f, 1500, 500);
+    f.answer(found);
+    f.drain();
+    f.advance(4999);
+    assert_eq!(f.drain(), []);
+    let in_a_moment = f.now + Duration::from_millis(1);
+    assert_eq!(f.session.next_timeout(), Some(in_a_moment));
+    f.advance(1);
+    assert_eq!(f.drain(), [Output::Close(CloseReason::Broken)]);
+}
+
+#[test]
+fn a_segment_that_breaks_off_while_it_is_sent_ends_the_channel() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    let found = growing(&f, 1500, 500);
+    let id = f.answer(found);
+    f.drain();
+    f.input(Input::Broken(id));
+    assert_eq!(f.drain(), [Output::Close(CloseReason::Broken)]);
+}
+
+#[test]
+fn a_segment_that_breaks_off_before_it_is_sent_is_waited_for_again() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(ready(3000));
+    f.outstanding = CONFIG.window;
+    f.drain();
+    f.request("b.ts");
+    let found = growing(&f, 0, 500);
+    let id = f.answer(found);
+    f.drain();
+    f.input(Input::Broken(id));
+    assert_eq!(f.drain(), [Output::Release(id)]);
+    f.input(Input::StoreChanged);
+    f.answer(ready(10));
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 use rustix::io::Errno;
 
 /// The kinds of operations.
@@ -52,8 +53,6 @@ type Faults = dyn Fn(Operation) -> Option<Fault> + Send + Sync;
 #[derive(Clone, Default)]
 pub struct Disk {
     faults: Option<Arc<Faults>>,
-    /// Files that are to be deleted and cannot be, and their bytes.
-    leftovers: Arc<Mutex<Vec<(PathBuf, u64)>>>,
 }
 
 /// An open file.
@@ -77,7 +76,6 @@ impl Disk {
     ) -> Self {
         Self {
             faults: Some(Arc::new(faults)),
-            leftovers: Arc::default(),
         }
     }
 
@@ -108,6 +106,13 @@ impl Disk {
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether this path still is that open folder, and not another one in its place.
+    pub(super) fn is_at(&self, folder: &File, path: &Path) -> bool {
+        let id = |about: fs::Metadata| (about.dev(), about.ino());
+        let (open, there) = (folder.metadata().map(id), fs::metadata(path).map(id));
+        matches!((open, there), (Ok(open), Ok(there)) if open == there)
     }
 
     /// The regular files of a folder that have this extension. Opening anything else, a FIFO for
@@ -146,6 +151,9 @@ impl Disk {
     pub(super) fn open(&self, path: &Path) -> io::Result<DiskFile> {
         self.check(Operation::Open)?;
         let file = File::open(path)?;
+        // All of it will be read, and soon: whoever reads it should not have to wait for each part. It
+        // is no loss if the kernel does not take the hint.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::WillNeed);
         let disk = self.clone();
         Ok(DiskFile { file, disk })
     }
@@ -155,41 +163,12 @@ impl Disk {
         fs::rename(from, to)
     }
 
-    /// Deletes a file of `bytes` bytes; that it is gone already is fine. One that cannot be deleted
-    /// is remembered, for it still takes room.
-    pub(super) fn remove(&self, path: &Path, bytes: u64) -> io::Result<()> {
-        let removed = self.try_to_remove(path);
-        if removed.is_err() {
-            self.leftovers().push((path.to_owned(), bytes));
-        }
-        removed
-    }
-
-    fn try_to_remove(&self, path: &Path) -> io::Result<()> {
+    /// Deletes a file; that it is gone already is fine.
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
         self.check(Operation::Remove)?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        }
-    }
-
-    fn leftovers(&self) -> MutexGuard<'_, Vec<(PathBuf, u64)>> {
-        // Whole between its calls, whatever happened to another thread.
-        let leftovers = self.leftovers.lock();
-        leftovers.unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Bytes of the files that could not be deleted.
-    pub(super) fn leftover_bytes(&self) -> u64 {
-        self.leftovers().iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Deletes what could not be deleted before.
-    pub(super) fn remove_leftovers(&self) {
-        let leftovers = std::mem::take(&mut *self.leftovers());
-        for (path, bytes) in leftovers {
-            // Remembered once more if it fails.
-            let _ = self.remove(&path, bytes);
         }
     }
 
@@ -207,13 +186,13 @@ impl Disk {
 }
 
 impl DiskFile {
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(fault) = self.disk.fault(Operation::Write) else {
-            return self.file.write_all(bytes);
+            return (&self.file).write_all(bytes);
         };
         if fault.partly {
             let half = bytes.len() / 2;
-            self.file.write_all(bytes.get(..half).unwrap_or_default())?;
+            (&self.file).write_all(bytes.get(..half).unwrap_or_default())?;
         }
         Err(io::Error::from_raw_os_error(fault.errno))
     }

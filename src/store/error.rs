@@ -53,23 +53,36 @@ impl StoreError {
         }
     }
 
-    /// Whether it is the disk that fails, which it may do at any time and mend by itself, rather
-    /// than the folder that is not what it should be.
-    pub(super) fn is_ailment(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let Self::Io { source, .. } = self else {
-            return matches!(self, Self::NotFree { .. });
-        };
-        let disk = [ReadOnlyFilesystem, StorageFull, QuotaExceeded];
-        let broken = Some(rustix::io::Errno::IO.raw_os_error());
-        disk.contains(&source.kind()) || source.raw_os_error() == broken
+    /// Whether it is the folder that is not what it should be, which is for the operator to mend,
+    /// rather than the disk that fails, which it may do at any time.
+    pub(super) fn is_the_operators(&self) -> bool {
+        use io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied};
+        let folder = [AlreadyExists, NotADirectory, NotFound, PermissionDenied];
+        match self {
+            Self::Io { source, .. } => folder.contains(&source.kind()),
+            other => matches!(other, Self::InUse(_)),
+        }
     }
 
-    /// Whether the file is not what it was: gone, or cut off. Anything else, such as a lack of
-    /// descriptors, says nothing about it.
-    pub(super) fn is_about_the_file(&self) -> bool {
-        use io::ErrorKind::{NotFound, UnexpectedEof};
-        matches!(self, Self::Io { source, .. } if [NotFound, UnexpectedEof].contains(&source.kind()))
+    /// Whether the disk did it, and memory may do instead.
+    pub(super) fn is_the_disks(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::NotFree { .. } | Self::InUse(_)
+        )
+    }
+
+    /// Whether this process lacks something, descriptors for one, which says nothing about the disk or
+    /// the file.
+    pub(super) fn is_about_us(&self) -> bool {
+        use rustix::io::Errno;
+        let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| errno.raw_os_error());
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        source
+            .raw_os_error()
+            .is_some_and(|errno| lacks.contains(&errno))
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -85,14 +87,12 @@ impl Trailer {
     }
 }
 
-/// A file that is deleted unless it is [`kept`](Self::keep): whoever drops it, on whatever
-/// thread, leaves nothing behind.
+/// A file that is to become a segment's.
 #[derive(Debug)]
 pub(super) struct PartFile {
-    file: DiskFile,
+    file: Arc<DiskFile>,
     disk: Disk,
     path: PathBuf,
-    kept: bool,
 }
 
 impl PartFile {
@@ -108,31 +108,42 @@ impl PartFile {
             _ => Err(error),
         });
         Ok(Self {
-            file: file.map_err(StoreError::at(&part))?,
+            file: Arc::new(file.map_err(StoreError::at(&part))?),
             disk: disk.clone(),
             path: part,
-            kept: false,
         })
     }
 
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn file(&self) -> &Arc<DiskFile> {
+        &self.file
+    }
+
+    pub(super) fn append(&self, bytes: &[u8]) -> Result<(), StoreError> {
         self.file.append(bytes).map_err(StoreError::at(&self.path))
     }
 
-    /// Reads the first `len` bytes back.
-    pub(super) fn read_back(&self, len: usize) -> Result<Vec<u8>, StoreError> {
-        self.file.read(0, len).map_err(StoreError::at(&self.path))
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes on the disk.
+    pub(super) fn occupied(&self) -> u64 {
+        self.file.about().map_or(0, |(bytes, _)| bytes)
+    }
+
+    /// Reads bytes back.
+    pub(super) fn read_back(&self, at: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        self.file.read(at, len).map_err(StoreError::at(&self.path))
     }
 
     /// Adds the trailer and gives it its name.
-    pub(super) fn keep(&mut self, path: &Path, trailer: &Trailer) -> Result<Segment, StoreError> {
+    pub(super) fn keep(&self, path: &Path, trailer: &Trailer) -> Result<Segment, StoreError> {
         let encoded = trailer.encode().map_err(StoreError::at(path))?;
         self.append(&encoded)?;
         let (bytes, written) = self.file.about().map_err(StoreError::at(path))?;
         self.disk
             .rename(&self.path, path)
             .map_err(StoreError::at(path))?;
-        self.kept = true;
         Ok(Segment::in_file(
             path.to_owned(),
             bytes,
@@ -142,23 +153,36 @@ impl PartFile {
     }
 }
 
-impl Drop for PartFile {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
+/// What a file is named after that one run of the store writes: no other file has that name.
+#[derive(Debug)]
+pub(super) struct Names {
+    run: u32,
+    files: AtomicU32,
+}
+
+impl Names {
+    /// Those of a new run.
+    pub(super) fn new() -> Self {
+        Self {
+            run: rand::random(),
+            files: AtomicU32::new(0),
         }
-        let bytes = self.file.about().map_or(0, |(bytes, _)| bytes);
-        // The disk remembers it.
-        let _ = self.disk.remove(&self.path, bytes);
+    }
+
+    pub(super) fn next(&self, rendition: u16, sequence: MediaSequence) -> String {
+        let (run, file) = (self.run, self.files.fetch_add(1, Ordering::Relaxed));
+        format!("{rendition}-{sequence}-{run:08x}{file:08x}.{SEGMENT}")
+    }
+
+    /// Whether it is this run that wrote it.
+    fn is_of_this_run(&self, path: &Path) -> bool {
+        let name = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
+        let tag = name.rsplit('-').next().unwrap_or_default();
+        tag.starts_with(&format!("{:08x}", self.run))
     }
 }
 
-/// The path of a segment's file. `tag` keeps files apart that have the same number.
-pub(super) fn path_of(folder: &Path, rendition: u16, sequence: MediaSequence, tag: u32) -> PathBuf {
-    folder.join(format!("{rendition}-{sequence}-{tag:08x}.{SEGMENT}"))
-}
-
-/// Whether a file is named as [`path_of`] names one.
+/// Whether a file is named as [`Names`] does it.
 fn is_ours(path: &Path) -> bool {
     let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();
     let mut parts = stem.split('-');
@@ -173,63 +197,73 @@ pub(super) fn prepare(disk: &Disk, dir: &Path, channels: &[ChannelName]) -> Resu
         let folder = dir.join(channel.as_str());
         disk.make_folder(&folder).map_err(StoreError::at(&folder))?;
         // Permission bits do not tell of a read-only mount or a full disk: try.
-        PartFile::create(disk, &folder.join("probe"))?.append(b"probe")?;
+        let probe = PartFile::create(disk, &folder.join("probe"))?;
+        let written = probe.append(b"probe");
+        disk.remove(&probe.path)
+            .map_err(StoreError::at(&probe.path))?;
+        written?;
     }
     Ok(())
 }
 
-/// Looks through the folders for segments whose trailers are sound; what is before them is not read.
-/// Deletes what cannot be a segment of these channels, and what is of channels that are not
-/// configured any more. Ends early where `go_on` says so.
+/// What was found in a channel's folder.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) segments: Vec<Segment>,
+    /// Files that are of no use, and their bytes.
+    pub(super) useless: Vec<(PathBuf, u64)>,
+}
+
+/// Looks through a channel's folder for segments whose trailers are sound; what is before them is not
+/// read, nor is what this run wrote. Ends early where `go_on` says so.
+///
+/// # Errors
+/// If the folder cannot be listed.
 pub(super) fn scan(
     disk: &Disk,
-    dir: &Path,
-    channels: &[ChannelName],
+    folder: &Path,
+    names: &Names,
     go_on: impl Fn() -> bool,
-) -> Vec<(ChannelName, Segment)> {
-    let mut found = Vec::new();
-    for channel in channels {
-        let folder = dir.join(channel.as_str());
-        let files = |extension| {
-            let listed = disk.files(&folder, extension);
-            listed.unwrap_or_else(|error| {
-                log::warn!("cannot look into {}: {error}", folder.display());
-                Vec::new()
-            })
-        };
-        for part in files(PART) {
-            delete(disk, &part);
-        }
-        // One of two files for the same number is older.
-        let mut newest: BTreeMap<_, Segment> = BTreeMap::new();
-        for path in files(SEGMENT) {
-            if !go_on() {
-                return found;
-            }
-            let Some(segment) = look_at(disk, &path) else {
-                log::warn!("{} is not whole, deleted", path.display());
-                delete(disk, &path);
-                continue;
-            };
-            let key = (segment.rendition(), segment.sequence());
-            let older = match newest.get(&key) {
-                Some(other) if other.stored_at() > segment.stored_at() => Some(segment),
-                _ => newest.insert(key, segment),
-            };
-            if let Some(path) = older.as_ref().and_then(Segment::path) {
-                delete(disk, path);
-            }
-        }
-        let segments = newest.into_values();
-        found.extend(segments.map(|segment| (channel.clone(), segment)));
+) -> Result<Scan, StoreError> {
+    let mut found = Scan::default();
+    let files = |extension| {
+        let files = disk.files(folder, extension);
+        let mut files = files.map_err(StoreError::at(folder))?;
+        files.retain(|path| !names.is_of_this_run(path));
+        Ok(files)
+    };
+    let size = |path: &Path| path.metadata().map_or(0, |about| about.len());
+    for part in files(PART)? {
+        let bytes = size(&part);
+        found.useless.push((part, bytes));
     }
-    remove_others(disk, dir, channels);
-    found
+    // One of two files for the same number is older.
+    let mut newest: BTreeMap<_, Segment> = BTreeMap::new();
+    for path in files(SEGMENT)? {
+        if !go_on() {
+            return Ok(Scan::default());
+        }
+        let Some(segment) = look_at(disk, &path) else {
+            found.useless.push((path.clone(), size(&path)));
+            continue;
+        };
+        let key = (segment.rendition(), segment.sequence());
+        let older = match newest.get(&key) {
+            Some(other) if other.stored_at() > segment.stored_at() => Some(segment),
+            _ => newest.insert(key, segment),
+        };
+        if let Some((path, bytes)) = older.and_then(|o| Some((o.path()?.to_owned(), o.occupied())))
+        {
+            found.useless.push((path, bytes));
+        }
+    }
+    found.segments = newest.into_values().collect();
+    Ok(found)
 }
 
 /// Removes what was stored for channels that are not configured any more. Their folders may hold
 /// what is not ours: only what is named like a file of ours goes.
-fn remove_others(disk: &Disk, dir: &Path, channels: &[ChannelName]) {
+pub(super) fn remove_others(disk: &Disk, dir: &Path, channels: &[ChannelName]) {
     for folder in disk.folders(dir).unwrap_or_default() {
         let name = folder.file_name();
         if channels.iter().any(|c| name == Some(c.as_str().as_ref())) {
@@ -239,19 +273,14 @@ fn remove_others(disk: &Disk, dir: &Path, channels: &[ChannelName]) {
         let mut ours: Vec<PathBuf> = files.into_iter().flatten().flatten().collect();
         ours.retain(|path| is_ours(path));
         for path in &ours {
-            delete(disk, path);
+            if let Err(error) = disk.remove(path) {
+                log::warn!("cannot delete {}: {error}", path.display());
+            }
         }
         if !ours.is_empty() {
             // Not empty if somebody else put something there: theirs to keep.
             let _ = disk.remove_folder(&folder);
         }
-    }
-}
-
-fn delete(disk: &Disk, path: &Path) {
-    let about = disk.open(path).and_then(|file| file.about());
-    if let Err(error) = disk.remove(path, about.map_or(0, |(bytes, _)| bytes)) {
-        log::warn!("cannot delete {}: {error}", path.display());
     }
 }
 

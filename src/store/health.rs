@@ -20,6 +20,10 @@ struct Ailment {
     why: String,
     since: Instant,
     next_try: Instant,
+    /// A try has neither failed nor succeeded yet: a disk may hang.
+    trying: bool,
+    /// Memory had no room for the newest segment either.
+    refused: bool,
 }
 
 /// Whether a segment should be written to the disk.
@@ -38,8 +42,8 @@ impl Health {
     pub(super) fn advice(&mut self, now: Instant) -> Advice {
         match &mut self.ailment {
             None => Advice::Write,
-            Some(ailment) if now >= ailment.next_try => {
-                ailment.next_try = now + RETRY;
+            Some(ailment) if now >= ailment.next_try && !ailment.trying => {
+                ailment.trying = true;
                 Advice::Try
             }
             Some(_) => Advice::Spare,
@@ -53,8 +57,17 @@ impl Health {
             why,
             since: since.unwrap_or(now),
             next_try: now + RETRY,
+            trying: false,
+            refused: false,
         });
         since.is_none()
+    }
+
+    /// An [`Advice::Try`] came to nothing, through no fault of the disk's.
+    pub(super) fn untried(&mut self) {
+        if let Some(ailment) = &mut self.ailment {
+            ailment.trying = false;
+        }
     }
 
     /// A segment that was a [`Advice::Try`] is stored. How long the disk had failed, if it had.
@@ -63,9 +76,22 @@ impl Health {
         Some(now.saturating_duration_since(ailment.since))
     }
 
-    /// Why the disk is not written to, if it is not.
-    pub(super) fn problem(&self) -> Option<&str> {
-        self.ailment.as_ref().map(|ailment| ailment.why.as_str())
+    /// Whether a segment that should be held in memory is.
+    pub(super) fn held(&mut self, held: bool) {
+        if let Some(ailment) = &mut self.ailment {
+            ailment.refused = !held;
+        }
+    }
+
+    /// Why the disk is not written to, if it is not, and what becomes of new segments.
+    pub(super) fn problem(&self) -> Option<String> {
+        let Ailment { why, refused, .. } = self.ailment.as_ref()?;
+        Some(match refused {
+            false => format!("{why}; new segments are held in memory"),
+            true => format!(
+                "{why}; new segments would be held in memory, but it has no room: raise [memory] max-buffers"
+            ),
+        })
     }
 }
 
@@ -79,11 +105,20 @@ mod tests {
         assert_eq!(health.advice(start), Advice::Write);
         assert!(health.failed(start, "full".into()));
         assert!(!health.failed(start, "still full".into()));
-        assert_eq!(health.problem(), Some("still full"));
+        assert!(
+            health
+                .problem()
+                .unwrap()
+                .contains("still full; new segments are held")
+        );
+        health.held(false);
+        assert!(health.problem().unwrap().contains("max-buffers"));
         assert_eq!(health.advice(start), Advice::Spare);
         let later = start + RETRY;
         assert_eq!(health.advice(later), Advice::Try);
         assert_eq!(health.advice(later), Advice::Spare, "one at a time");
+        health.untried();
+        assert_eq!(health.advice(later), Advice::Try);
         assert_eq!(health.works(later), Some(RETRY));
         assert_eq!(health.advice(later), Advice::Write);
         assert_eq!(health.works(later), None);

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use self::channel::{Channel, Entry, State};
 use self::room::Account;
-pub(super) use self::room::{Pool, Room, Scarcity};
+pub(super) use self::room::{Pool, Room, Wish};
 use super::{Ambiguous, Announced, Segment, Summary};
 use crate::config::Matching;
 use crate::ids::{ByteRange, ChannelName, MediaSequence, RenditionIndex, SegmentUri};
@@ -33,6 +33,8 @@ pub(super) trait Stored: Clone {
     fn pool(&self) -> Pool;
     /// How many bytes of that it takes.
     fn bytes(&self) -> u64;
+    /// Whether both are the same one.
+    fn is(&self, other: &Self) -> bool;
 }
 
 /// Names a segment within a channel.
@@ -56,19 +58,20 @@ impl Stored for Arc<Segment> {
     }
 
     fn pool(&self) -> Pool {
-        match self.path() {
-            Some(_) => Pool::Disk,
-            None => Pool::Memory,
-        }
+        Segment::pool(self)
     }
 
     fn bytes(&self) -> u64 {
         self.occupied()
     }
+
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self, other)
+    }
 }
 
 /// One announcement: what was begun for it cannot be stored for a later one of the same name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ticket(u64);
 
 #[derive(Debug)]
@@ -84,6 +87,9 @@ pub(super) enum Lookup<S> {
     Ready(S),
     /// An earlier run stored it, and nobody has seen yet whether it still is whole.
     Unproven(S, Ticket),
+    /// On its way.
+    Arriving(Ticket),
+    /// It is here, and whether it is still what is meant by its name will be known in a moment.
     Coming,
     /// Not announced yet, but just past what is.
     Ahead,
@@ -120,7 +126,8 @@ impl<S: Stored> Index<S> {
         Ticket(self.tickets)
     }
 
-    /// Takes in a segment that an earlier run stored, unproven; removed is what does not fit any more.
+    /// Takes in a segment that an earlier run stored, unproven; removed is it if another one has its
+    /// place.
     pub(super) fn restore(&mut self, name: &ChannelName, segment: S) -> Outcome<S> {
         let ticket = self.ticket_for_new();
         let key = (segment.rendition(), segment.sequence());
@@ -138,10 +145,9 @@ impl<S: Stored> Index<S> {
                 };
                 outcome.first_clash = channel.insert(key, entry);
                 self.disk.used += bytes;
-                outcome.removed = self.evict_surplus();
             }
             _ => {
-                self.leaves(&segment);
+                self.leaves(Pool::Disk, bytes);
                 outcome.removed.push(segment);
             }
         }
@@ -285,30 +291,40 @@ impl<S: Stored> Index<S> {
         Some(removed)
     }
 
-    /// A stored segment cannot be read any more.
+    /// Whether a segment of an earlier run is still to be proven.
+    pub(super) fn is_unproven(&self, name: &ChannelName, segment: &S, ticket: Ticket) -> bool {
+        let key = (segment.rendition(), segment.sequence());
+        let entry = self.channels.get(name).and_then(|c| c.entries.get(&key));
+        entry.is_some_and(|entry| matches!(entry.state, State::Unproven(_, t) if t == ticket))
+    }
+
+    /// A stored segment cannot be read any more; `None` if it is not stored any more anyway.
     pub(super) fn lose(&mut self, name: &ChannelName, segment: &S) -> Option<S> {
         let key = (segment.rendition(), segment.sequence());
         let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
-        entry.ready().filter(|ready| ready.uri() == segment.uri())?;
+        entry.ready().filter(|ready| ready.is(segment))?;
         let removed = std::mem::replace(&mut entry.state, State::Gone).stored()?;
         self.leave(std::slice::from_ref(&removed));
         Some(removed)
     }
 
-    /// Lets a segment be found; false if its announcement does not stand any more.
+    /// Lets a segment be found; false if its announcement does not stand any more, and it leaves.
     pub(super) fn store(&mut self, name: &ChannelName, ticket: Ticket, segment: S) -> bool {
         let key = (segment.rendition(), segment.sequence());
-        let channel = self.channels.get_mut(name);
-        let Some(entry) = channel.and_then(|channel| channel.entries.get_mut(&key)) else {
-            return false;
-        };
-        if !matches!(entry.state, State::Coming(current) if current == ticket) {
-            return false;
-        }
         let (pool, bytes) = (segment.pool(), segment.bytes());
-        entry.state = State::Ready(segment);
-        self.account(pool).used += bytes;
-        true
+        let channel = self.channels.get_mut(name);
+        let entry = channel.and_then(|channel| channel.entries.get_mut(&key));
+        match entry {
+            Some(entry) if matches!(entry.state, State::Coming(current) if current == ticket) => {
+                entry.state = State::Ready(segment);
+                self.account(pool).used += bytes;
+                true
+            }
+            _ => {
+                self.leaves(pool, bytes);
+                false
+            }
+        }
     }
 
     /// Whether that changed anything.

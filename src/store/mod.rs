@@ -3,23 +3,25 @@
 //!
 //! # On disk
 //!
-//! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag keeps apart what one
-//! number meant at different times. A file is the body of the segment followed by a trailer, so
-//! that one sequential write holds everything and a card is not worn by a sidecar:
+//! `<dir>/<channel name>/<rendition>-<sequence>-<tag>.seg`, where the tag (in hexadecimal digits, eight
+//! for the run of the box and eight for the file) keeps apart what one number meant at different
+//! times. A file is the body of the segment followed by a trailer, so that one sequential write holds
+//! everything and a card is not worn by a sidecar:
 //!
 //! ```text
 //! body | JSON {uri, sequence, rendition, playlist, range, length, crc32c}
 //!      | length of the JSON, u32 LE | CRC-32C of the JSON, u32 LE | "EDGESEG2"
 //! ```
 //!
-//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is, and
-//! `playlist` is the address of the playlist
-//! that the rendition stands for: what another playlist listed is not taken for what this one means.
-//! A file is written as `<same name>.part`, its length is checked, it is renamed, and later
-//! unlinked; it is never changed. Nothing is synced: after a power cut the digests tell what is
-//! whole.
+//! where `length` and `crc32c` are those of the body, `range` says which part of its resource it is,
+//! and `playlist` is the address of the playlist that the rendition stands for: what another playlist
+//! listed is not taken for what this one means. A file is written as `<same name>.part`, its length is
+//! checked, it is renamed, and later unlinked; it is never changed. Nothing is synced: after a power
+//! cut the digests tell what is whole. (They do not tell what is meant. A file whose unlinking the cut
+//! undid is served only if its playlist lists that number and name again.)
 //!
-//! The folder is locked (flock(2)): two boxes never share one.
+//! The folder is locked (flock(2)), and looked at again before each new file: two boxes never share
+//! one, not even after somebody wiped it.
 //!
 //! # A start
 //!
@@ -29,12 +31,26 @@
 //! it again ([`Store::recall`]) or as soon as somebody asks for it, whichever is first, one at a
 //! time. Until then the answer is [`Found::Coming`]. What is not whole is deleted, and fetched again.
 //!
+//! # Reading what is being written
+//!
+//! A segment whose length is known may be read while it arrives ([`SegmentWriter::serve_meanwhile`]),
+//! from the same open file: the writer says how far it has come, readers stay behind that. It is
+//! stored, and looked up as such, only when it is whole. If it goes on in memory because the disk
+//! fails, its readers get the rest once it is whole.
+//!
+//! # Room
+//!
+//! What is stored, what has been set aside for what is on its way, and what was taken out and is not
+//! gone yet, is together never more than `max-size` ([`index`]). Whoever needs room takes out what is
+//! further behind the live edge, deletes it, and asks again: on a blocking thread. What is
+//! still being read after that goes on taking room until it is not ([`leaving`]).
+//!
 //! # When the disk fails
 //!
 //! Full, read-only, broken: what is stored is served for as long as it can be read. What arrives is
 //! held in memory, the newest few, in at most half of `[memory] max-buffers` and only as long as
-//! nobody else needs that ([`Budget::on_shortage`]). The disk is tried again every ten seconds; the
-//! operator is told when it fails and when it works again, and in between by [`Store::problem`].
+//! nobody else needs that ([`Budget::on_shortage`]). A disk that does not answer for ten seconds fails
+//! as well. It is tried again every ten seconds; the operator is told when it fails and when it works again, and in between by [`Store::problem`].
 //!
 //! # In memory
 //!
@@ -44,9 +60,11 @@
 mod disk;
 mod error;
 mod files;
+mod growing;
 mod health;
 mod index;
 mod inner;
+mod leaving;
 mod prover;
 mod segment;
 mod work;
@@ -61,8 +79,11 @@ use tokio::sync::{OnceCell, watch};
 
 pub use self::disk::{Disk, Fault, Operation};
 pub use self::error::StoreError;
+use self::files::Names;
+pub use self::growing::Arrival;
 use self::index::{Index, Lookup, Pool};
-use self::inner::{Followed, Inner, in_background, lock};
+use self::inner::{Folder, Followed, Inner, LOCK_WITHIN, in_background, lock};
+use self::leaving::Leaving;
 pub use self::segment::{Reader, Segment};
 pub use self::writer::SegmentWriter;
 use crate::budget::Budget;
@@ -97,6 +118,8 @@ pub struct Announced {
 pub enum Found {
     /// It is here, whole.
     Ready(Reader),
+    /// A part of it is here, and the rest on its way ([`Reader::arrival`]).
+    Arriving(Reader),
     /// It is listed, or about to be, and not here yet: worth waiting for
     /// ([`Store::changes`]) for a moment.
     Coming,
@@ -167,15 +190,15 @@ impl Store {
         let max_memory = budget.total() as u64 / 2;
         let index = Index::new(config.max_size, max_memory, channels.iter().cloned());
         let channels: Vec<ChannelName> = channels.into_iter().map(|(name, _)| name).collect();
-        let (lock, failed) = match lock(&disk, &config.dir) {
+        let (lock, failed) = match lock(&disk, &config.dir, LOCK_WITHIN) {
             Ok(lock) => {
                 let prepared = files::prepare(&disk, &config.dir, &channels);
-                (Some(lock), prepared.err())
+                (Folder::Held(lock), prepared.err())
             }
-            Err(error) => (None, Some(error)),
+            Err(error) => (Folder::NotHeld, Some(error)),
         };
         let ailment = match failed {
-            Some(error) if !error.is_ailment() => return Err(error),
+            Some(error) if error.is_the_operators() => return Err(error),
             failed => failed,
         };
         let ahead = channels.iter().cloned();
@@ -184,12 +207,19 @@ impl Store {
             index: Mutex::new(index),
             health: Mutex::default(),
             prover: Mutex::default(),
-            recovered: OnceCell::new(),
+            scans: channels
+                .iter()
+                .map(|c| (c.clone(), OnceCell::new()))
+                .collect(),
             changes: watch::Sender::new(0),
+            growing: Mutex::default(),
+            growth: watch::Sender::new(0),
             ahead: ahead.map(|name| (name, watch::Sender::new(0))).collect(),
             playlists: Mutex::default(),
             metrics,
-            _lock: lock,
+            names: Arc::new(Names::new()),
+            lock: Mutex::new(lock),
+            leaving: Leaving::default(),
             channels,
             config,
             budget,
@@ -207,37 +237,34 @@ impl Store {
     }
 
     /// Takes in what earlier runs left, once: finds the segments whose trailers are sound, and
-    /// deletes everything else that looks like one. [`Self::set_sources`] waits for it; to begin
-    /// earlier saves time. Takes two small reads for each segment.
+    /// deletes everything else that looks like one. [`Self::set_sources`] waits for it, for its channel;
+    /// to begin earlier saves time. Takes two small reads for each segment.
     pub async fn recover(&self) {
-        self.inner.recovered.get_or_init(|| self.scan()).await;
+        for channel in &self.inner.channels {
+            self.inner.recover(channel).await;
+        }
+        let inner = Arc::clone(&self.inner);
+        let others = files::blocking(move || {
+            if !inner.is_closed() {
+                files::remove_others(&inner.disk, &inner.config.dir, &inner.channels);
+            }
+            Ok(())
+        });
+        // Fails only if the runtime stops.
+        let _ = others.await;
     }
 
-    async fn scan(&self) {
-        let inner = &self.inner;
-        let (disk, dir) = (inner.disk.clone(), inner.config.dir.clone());
-        let (channels, store) = (inner.channels.clone(), Arc::downgrade(inner));
-        let found = files::blocking(move || {
-            let go_on = || store.strong_count() > 0;
-            Ok(files::scan(&disk, &dir, &channels, go_on))
-        });
-        let found = found.await.unwrap_or_default().into_iter();
-        let found = found.map(|(channel, segment)| (channel, Arc::new(segment)));
-        for (channel, segment) in found {
-            let outcome = inner.index().restore(&channel, segment);
-            tell_clash(&channel, outcome.first_clash);
-            inner.discard(outcome.removed);
-        }
-        for channel in &inner.channels {
-            inner.after_change(channel, Vec::new());
-        }
+    /// Lets go of the folder, whoever still holds this store: another one may open it. What is read
+    /// goes on being read, and nothing new is stored.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Says which playlists the renditions of a channel stand for, in their order. Where that
     /// differs from where the stored segments came from, those are deleted. Call before anything is
     /// announced.
     pub async fn set_sources(&self, channel: &ChannelName, playlists: &[String]) {
-        self.recover().await;
+        self.inner.recover(channel).await;
         let mut followed = self.inner.playlists();
         let before = (0..).map_while(|index| {
             let followed = followed.get(&(channel.clone(), RenditionIndex(index)))?;
@@ -273,9 +300,7 @@ impl Store {
 
     /// What keeps the store from writing to the disk, if anything does.
     pub fn problem(&self) -> Option<String> {
-        let health = self.inner.health();
-        let problem = health.problem()?;
-        Some(format!("{problem}; new segments are held in memory"))
+        self.inner.health().problem()
     }
 
     /// Bytes of segments that are held in memory.
@@ -306,7 +331,7 @@ impl Store {
         followed.looked = Some(started);
         if std::mem::take(&mut followed.awaited) {
             drop(playlists);
-            self.inner.changes.send_modify(|number| *number += 1);
+            self.inner.changed();
         }
     }
 
@@ -336,6 +361,19 @@ impl Store {
             .announce(channel, segments, Instant::now());
         tell_clash(channel, outcome.first_clash);
         self.inner.after_change(channel, outcome.removed);
+        for announced in segments {
+            let standing = self.inner.index().standing(channel, announced);
+            if let Lookup::Unproven(segment, ticket) = standing {
+                Inner::prove(&self.inner, channel, segment, ticket, false);
+            }
+        }
+    }
+
+    /// Whether an earlier run stored this, and it is still to be seen whether it is whole
+    /// ([`Self::changes`]).
+    pub fn is_being_proven(&self, channel: &ChannelName, announced: &Announced) -> bool {
+        let standing = self.inner.index().standing(channel, announced);
+        matches!(standing, Lookup::Unproven(..))
     }
 
     /// Playlists of the channel that are not followed give a name, such as these, to something else
@@ -384,9 +422,7 @@ impl Store {
                 Lookup::Unproven(segment, ticket) => {
                     Inner::prove(&self.inner, channel, segment, ticket, false);
                 }
-                Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
-                    // It may have been there under a name with another token.
-                    self.announce(channel, std::slice::from_ref(announced));
+                Lookup::Arriving(_) | Lookup::Coming | Lookup::Ahead | Lookup::Absent => {
                     return false;
                 }
             }
@@ -395,9 +431,13 @@ impl Store {
         }
     }
 
-    /// A segment that was found could not be read to its end: it is not found any more.
+    /// A segment that was found could not be read to its end: it is not found any more. Of one that is
+    /// still arriving its writer will find out.
     pub fn lose(&self, channel: &ChannelName, reader: &Reader, error: io::Error) {
-        self.inner.lose(channel, reader.shared(), error);
+        match reader.segment() {
+            Some(segment) => self.inner.lose(channel, &segment, error),
+            None => log::debug!("channel {channel}: a segment that is arriving: {error}"),
+        }
     }
 
     /// Starts storing an announced segment. Makes room where the length is known; quota and free
@@ -407,13 +447,13 @@ impl Store {
     /// [`StoreError::NotWanted`] if it expired meanwhile or is stored already,
     /// [`StoreError::NoRoom`] if only segments nearer to the live edge could make room,
     /// [`StoreError::NoMemory`] if the disk fails and memory has no room either.
-    pub fn begin(
+    pub async fn begin(
         &self,
         channel: &ChannelName,
         announced: &Announced,
         expected_len: Option<u64>,
     ) -> Result<SegmentWriter, StoreError> {
-        SegmentWriter::new(&self.inner, channel, announced, expected_len)
+        SegmentWriter::new(&self.inner, channel, announced, expected_len).await
     }
 
     /// It will not come: whoever waits for it is told now.
@@ -450,6 +490,10 @@ impl Store {
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
         match self.look_up(channel, uri, sequence) {
             Lookup::Ready(segment) => self.open_found(channel, segment),
+            Lookup::Arriving(ticket) => match self.inner.growing(ticket) {
+                Some(growing) => Found::Arriving(Reader::growing(growing)),
+                None => Found::Coming,
+            },
             Lookup::Unproven(..) | Lookup::Coming => Found::Coming,
             Lookup::Ahead => {
                 self.look_ahead(channel);
@@ -480,7 +524,7 @@ impl Store {
                 self.look_ahead(channel);
                 return Found::Absent;
             }
-            Lookup::Coming | Lookup::Absent => return Found::Absent,
+            Lookup::Arriving(_) | Lookup::Coming | Lookup::Absent => return Found::Absent,
         };
         let key = (channel.clone(), segment.rendition());
         match playlists.get_mut(&key) {
@@ -555,6 +599,12 @@ impl Store {
     /// Grows whenever a [`Self::find`] may answer differently.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()
+    }
+
+    /// Grows whenever there is more to read of a segment that somebody reads while it arrives, or the
+    /// rest of it will not come.
+    pub fn growth(&self) -> watch::Receiver<u64> {
+        self.inner.growth.subscribe()
     }
 
     /// What of a channel is not served because of its names, if there is such.

@@ -96,7 +96,13 @@ fn prove_all(store: &Weak<Inner>) {
         let Some(proof) = inner.prover().next() else {
             return;
         };
+        let stands = inner
+            .index()
+            .is_unproven(&proof.channel, &proof.segment, proof.ticket);
         drop(inner);
+        if !stands {
+            continue;
+        }
         let whole = proof.segment.is_whole(&disk);
         if !matches!(whole, Ok(true)) {
             let path = proof.segment.path().unwrap_or(std::path::Path::new(""));

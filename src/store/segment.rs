@@ -4,12 +4,14 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile};
 use super::files::Trailer;
+use super::growing::{Arrival, Growing};
+use super::index::Pool;
 use crate::budget::Share;
 use crate::ids::{ByteRange, MediaSequence, RenditionIndex, SegmentUri};
 
@@ -38,9 +40,17 @@ enum Place {
 /// A segment that is being read. It stays readable after it was evicted, until this is dropped.
 #[derive(Debug)]
 pub struct Reader {
-    segment: Arc<Segment>,
-    /// None of a segment that is in memory.
-    file: Option<DiskFile>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Stored {
+        segment: Arc<Segment>,
+        /// None of a segment that is in memory.
+        file: Option<DiskFile>,
+    },
+    Growing(Arc<Growing>),
 }
 
 impl Segment {
@@ -125,6 +135,13 @@ impl Segment {
         }
     }
 
+    pub(super) fn pool(&self) -> Pool {
+        match self.place {
+            Place::File { .. } => Pool::Disk,
+            Place::Memory { .. } => Pool::Memory,
+        }
+    }
+
     pub(super) fn stored_at(&self) -> SystemTime {
         self.stored_at
     }
@@ -142,10 +159,18 @@ impl Segment {
             Place::File { path, .. } => Some(disk.open(path)?),
             Place::Memory { .. } => None,
         };
+        let segment = self;
         Ok(Reader {
-            segment: self,
-            file,
+            source: Source::Stored { segment, file },
         })
+    }
+
+    /// Bytes of a segment that is held in memory.
+    pub(super) fn in_memory_at(&self, range: &Range<usize>) -> Option<Bytes> {
+        match &self.place {
+            Place::Memory { bytes, .. } => Some(bytes.slice(range.clone())),
+            Place::File { .. } => None,
+        }
     }
 
     /// Reads all of it: whether the bytes are those that were written.
@@ -163,26 +188,54 @@ impl Segment {
 }
 
 impl Reader {
-    /// The segment.
-    pub fn segment(&self) -> &Segment {
-        &self.segment
+    pub(super) fn growing(growing: Arc<Growing>) -> Self {
+        let source = Source::Growing(growing);
+        Self { source }
     }
 
-    pub(super) fn shared(&self) -> &Arc<Segment> {
-        &self.segment
+    /// The segment; `None` as long as the rest of it is on its way.
+    pub fn segment(&self) -> Option<Arc<Segment>> {
+        match &self.source {
+            Source::Stored { segment, .. } => Some(Arc::clone(segment)),
+            Source::Growing(growing) => growing.segment(),
+        }
+    }
+
+    /// Bytes of the segment, here or on their way.
+    pub fn len(&self) -> usize {
+        match &self.source {
+            Source::Stored { segment, .. } => segment.len(),
+            Source::Growing(growing) => growing.len(),
+        }
+    }
+
+    /// Never: a segment without bytes is not stored.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How far it has come; [`super::Store::growth`] tells when there may be more.
+    pub fn arrival(&self, now: Instant) -> Arrival {
+        match &self.source {
+            Source::Stored { .. } => Arrival::Whole,
+            Source::Growing(growing) => growing.arrival(now),
+        }
     }
 
     /// The bytes of `range`, cut to the segment; may wait for the disk.
     ///
     /// # Errors
-    /// What the disk says.
+    /// What the disk says; also where they are not here yet ([`Self::arrival`]).
     pub fn read(&self, range: Range<usize>) -> io::Result<Bytes> {
-        let end = range.end.min(self.segment.len());
-        let start = range.start.min(end);
-        match (&self.segment.place, &self.file) {
-            (Place::Memory { bytes, .. }, _) => Ok(bytes.slice(start..end)),
-            (_, Some(file)) => Ok(file.read(start as u64, end - start)?.into()),
-            (Place::File { .. }, None) => Err(io::ErrorKind::NotFound.into()),
+        let end = range.end.min(self.len());
+        let range = range.start.min(end)..end;
+        match &self.source {
+            Source::Growing(growing) => growing.read(range),
+            Source::Stored { segment, file } => match (segment.in_memory_at(&range), file) {
+                (Some(bytes), _) => Ok(bytes),
+                (None, Some(file)) => Ok(file.read(range.start as u64, range.len())?.into()),
+                (None, None) => Err(io::ErrorKind::NotFound.into()),
+            },
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use super::files::{self, PartFile, Trailer};
+use super::files::{PartFile, Trailer};
+use super::growing::Grower;
 use super::health::Advice;
-use super::index::{Index, Pool, Room, Scarcity, Ticket};
+use super::index::{Index, Pool, Room, Ticket, Wish};
 use super::inner::Inner;
 use super::{Announced, Segment, StoreError};
 use crate::budget::Share;
@@ -17,12 +17,20 @@ use crate::ids::ChannelName;
 /// What is reserved at a time where the length is not known in advance.
 const STEP: u64 = 1 << 20;
 
+/// What is read back at a time of what went to a disk that fails.
+const PIECE: usize = 256 << 10;
+
+const NOWHERE: Place = Place::Disk {
+    part: None,
+    is_try: false,
+};
+
 /// What moves to the blocking thread and back. If the caller is gone by then, it ends there.
 pub(super) struct Work {
-    // In this order: what it takes is given back once it is gone.
     place: Place,
-    evicted: Evicted,
     reserved: Reserved,
+    /// Tells those who read it meanwhile.
+    grower: Option<Grower>,
     channel: ChannelName,
     announced: Announced,
     playlist: String,
@@ -66,6 +74,11 @@ impl Reserved {
         }
     }
 
+    fn grow(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        self.unwritten += bytes;
+    }
+
     fn wrote(&mut self, bytes: u64) {
         let bytes = bytes.min(self.unwritten);
         self.unwritten -= bytes;
@@ -86,33 +99,22 @@ impl Drop for Reserved {
     }
 }
 
-/// What has to be deleted before there is room.
-struct Evicted {
-    inner: Arc<Inner>,
-    segments: Vec<Arc<Segment>>,
-}
-
-impl Evicted {
-    fn delete(&mut self) -> Result<(), StoreError> {
-        while let Some(segment) = self.segments.pop() {
-            self.inner.delete(&segment)?;
-        }
-        Ok(())
-    }
-
-    /// Nothing is to be put in their place: they are deleted at leisure.
-    fn let_go(&mut self) {
-        let segments = std::mem::take(&mut self.segments);
-        let mut index = self.inner.index();
-        segments.iter().for_each(|segment| index.leaves(segment));
-        drop(index);
-        self.inner.discard(segments);
-    }
-}
-
-impl Drop for Evicted {
+impl Drop for Work {
+    /// Leaves nothing behind, and only then gives back what it took: wherever this is dropped, that takes
+    /// no time.
     fn drop(&mut self) {
-        self.let_go();
+        let Place::Disk { part, is_try } = &mut self.place else {
+            return;
+        };
+        let (part, is_try) = (part.take(), *is_try);
+        if is_try {
+            self.inner().health().untried();
+        }
+        if let Some(part) = part {
+            let inner = self.inner();
+            inner.remember(part.path().to_owned(), self.length);
+            inner.delete_in_background();
+        }
     }
 }
 
@@ -132,22 +134,15 @@ impl Work {
         let ticket = ticket.ok_or(StoreError::NotWanted)?;
         let playlist = inner.playlist(channel, announced.rendition);
         let playlist = playlist.unwrap_or_default();
-        let path = files::path_of(
-            &inner.folder(channel),
-            announced.rendition.0,
-            announced.sequence,
-            tag(announced),
-        );
+        let name = inner.names.next(announced.rendition.0, announced.sequence);
+        let path = inner.folder(channel).join(name);
         let mut work = Work {
             place: Place::Disk {
                 part: None,
                 is_try: false,
             },
+            grower: None,
             reserved: Reserved::nothing(inner, Pool::Disk),
-            evicted: Evicted {
-                inner: Arc::clone(inner),
-                segments: Vec::new(),
-            },
             channel: channel.clone(),
             announced: announced.clone(),
             trailer: Trailer::max_len(&announced.uri, &playlist),
@@ -160,7 +155,8 @@ impl Work {
         };
         let advice = inner.health().advice(Instant::now());
         if advice == Advice::Spare {
-            work.go_to_memory()?;
+            drop(work.go_to_memory());
+            work.hold(0)?;
             return Ok(work);
         }
         let is_try = advice == Advice::Try;
@@ -168,6 +164,20 @@ impl Work {
         work.reserve(expected.unwrap_or(0) + work.trailer)
             .or_else(|error| work.rescue(error))?;
         Ok(work)
+    }
+
+    /// Lets it be read from now on, if its length is known.
+    pub(super) fn serve_meanwhile(&mut self) {
+        // It fits: what is read comes through memory.
+        if let Some(length) = self
+            .expected
+            .and_then(|length| usize::try_from(length).ok())
+        {
+            let inner = self.inner();
+            let grower = Grower::new(&inner, length);
+            inner.grows(self.ticket, grower.growing());
+            self.grower = Some(grower);
+        }
     }
 
     /// Takes further bytes, to wherever they can go.
@@ -185,6 +195,15 @@ impl Work {
         }
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         self.length += bytes.len() as u64;
+        if let (
+            Some(grower),
+            Place::Disk {
+                part: Some(part), ..
+            },
+        ) = (&self.grower, &self.place)
+        {
+            grower.wrote(part.file(), self.length as usize);
+        }
         Ok(())
     }
 
@@ -195,11 +214,13 @@ impl Work {
         if needed > self.reserved.bytes {
             self.reserve((needed - self.reserved.bytes).max(STEP))?;
         }
-        self.evicted.delete()?;
         if let Place::Disk { part, .. } = &mut self.place {
             let part = match part {
                 Some(part) => part,
-                None => part.insert(PartFile::create(&inner.disk, &self.path)?),
+                None => {
+                    inner.hold_folder()?;
+                    part.insert(PartFile::create(&inner.disk, &self.path)?)
+                }
             };
             part.append(bytes)?;
             self.reserved.wrote(count);
@@ -211,110 +232,156 @@ impl Work {
     /// Sets `more` bytes of the disk aside, at the expense of what is further behind the live edge.
     fn reserve(&mut self, more: u64) -> Result<(), StoreError> {
         let inner = self.inner();
-        let config = &inner.config;
-        // The file system is asked at each step only: others may fill it at any time anyway.
-        let free = inner.disk.free_bytes(&config.dir);
-        let mut index = inner.index();
-        let needed = config.min_free.saturating_add(more);
-        let needed = needed.saturating_add(index.unwritten());
-        let scarcity = Scarcity {
-            foreign: inner.disk.leftover_bytes(),
-            short: free.map_or(0, |free| needed.saturating_sub(free)),
-        };
-        match index.reserve(Pool::Disk, &self.channel, &self.announced, more, scarcity) {
-            Room::Made(evicted) => {
-                self.reserved.bytes += more;
-                self.reserved.unwritten += more;
-                self.evicted.segments.extend(evicted);
-                drop(index);
-                if !self.evicted.segments.is_empty() {
-                    inner.after_change(&self.channel, Vec::new());
+        let (dir, min_free) = (&inner.config.dir, inner.config.min_free);
+        let mut patient = true;
+        loop {
+            // The file system is asked at each step only: others may fill it at any time anyway.
+            let free = inner.disk.free_bytes(dir);
+            let wish = Wish {
+                pool: Pool::Disk,
+                bytes: more,
+                spare: free.map_or(i64::MAX, |free| difference(free, min_free)),
+                patient,
+            };
+            let room = inner.index().reserve(&self.channel, &self.announced, wish);
+            match room {
+                Room::Made => {
+                    self.reserved.grow(more);
+                    return Ok(());
                 }
-                Ok(())
+                Room::Evicted(segments) => {
+                    inner.evicted(segments);
+                    inner.delete()?;
+                }
+                // What is left after that is being read, or cannot be deleted.
+                Room::Leaving => {
+                    inner.delete()?;
+                    patient = false;
+                }
+                Room::Taken => return Err(StoreError::NoRoom { wanted: more }),
+                Room::Never => {
+                    return Err(StoreError::NotFree {
+                        dir: dir.clone(),
+                        free: free.unwrap_or_default(),
+                        min_free,
+                    });
+                }
             }
-            Room::Taken => Err(StoreError::NoRoom { wanted: more }),
-            Room::Never => Err(StoreError::NotFree {
-                dir: config.dir.clone(),
-                free: free.unwrap_or_default(),
-                min_free: config.min_free,
-            }),
         }
     }
 
     /// After `error` of the disk: what it has taken is read back, and goes on in memory.
     fn rescue(&mut self, error: StoreError) -> Result<(), StoreError> {
-        if !matches!(error, StoreError::Io { .. } | StoreError::NotFree { .. }) {
+        if !error.is_the_disks() {
             return Err(error);
         }
-        self.inner().disk_failed(&error);
-        let mut taken = Vec::new();
-        if let Place::Disk {
-            part: Some(part), ..
-        } = &self.place
-        {
-            // It fits: it came through memory.
-            taken = part.read_back(self.length as usize)?;
-            if crc32c::crc32c(&taken) != self.crc {
-                return Err(error);
-            }
+        let inner = self.inner();
+        inner.disk_failed(&error);
+        let part = match &mut self.place {
+            Place::Disk { part, .. } => part.take(),
+            Place::Memory { .. } => None,
+        };
+        // Given back once the file is deleted.
+        let on_disk = self.go_to_memory();
+        let moved = match &part {
+            Some(part) => self.read_back(part),
+            None => self.hold(0),
+        };
+        if let Some(part) = part {
+            self.delete(&part);
         }
-        self.go_to_memory()?;
-        self.hold(taken.len())?;
-        if let Place::Memory { bytes, .. } = &mut self.place {
-            bytes.extend_from_slice(&taken);
+        drop(on_disk);
+        match moved? {
+            true => Ok(()),
+            false => Err(error),
         }
-        Ok(())
     }
 
-    fn go_to_memory(&mut self) -> Result<(), StoreError> {
+    /// Reads what was written so far into memory; whether it is what was written.
+    fn read_back(&mut self, part: &PartFile) -> Result<bool, StoreError> {
+        // It fits: there is no place for more than fits into memory.
+        let written = self.length as usize;
+        let mut crc = 0;
+        self.hold(written)?;
+        while let Place::Memory { bytes, .. } = &mut self.place
+            && bytes.len() < written
+        {
+            let at = bytes.len();
+            let piece = part.read_back(at as u64, PIECE.min(written - at))?;
+            crc = crc32c::crc32c_append(crc, &piece);
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(crc == self.crc)
+    }
+
+    fn delete(&self, part: &PartFile) {
+        let inner = self.inner();
+        if inner.disk.remove(part.path()).is_err() {
+            inner.remember(part.path().to_owned(), part.occupied());
+        }
+    }
+
+    /// What was set aside on the disk.
+    fn go_to_memory(&mut self) -> Reserved {
         self.place = Place::Memory {
             bytes: Vec::new(),
             share: None,
         };
-        self.evicted.let_go();
-        self.reserved = Reserved::nothing(&self.inner(), Pool::Memory);
-        self.hold(0)
+        let nothing = Reserved::nothing(&self.inner(), Pool::Memory);
+        std::mem::replace(&mut self.reserved, nothing)
     }
 
     /// Makes room in memory for `more` bytes, and for all that is known to come, at the expense of
     /// what is further behind the live edge.
-    fn hold(&mut self, more: usize) -> Result<(), StoreError> {
+    fn hold(&mut self, more: usize) -> Result<bool, StoreError> {
         let inner = self.inner();
         let Place::Memory { bytes, share } = &mut self.place else {
-            return Ok(());
+            return Ok(true);
         };
         let known = self.expected.map_or(0, |length| length as usize);
         let wanted = known.max(bytes.len() + more);
         if wanted <= bytes.capacity() {
-            return Ok(());
+            return Ok(true);
         }
         let wanted = match self.expected {
             Some(_) => wanted,
             None => wanted + STEP as usize,
         };
         let growth = wanted - bytes.capacity();
-        let room = inner.index().reserve(
-            Pool::Memory,
-            &self.channel,
-            &self.announced,
-            growth as u64,
-            Scarcity::default(),
-        );
-        let Room::Made(evicted) = room else {
-            return Err(StoreError::NoMemory);
+        let wish = Wish {
+            pool: Pool::Memory,
+            bytes: growth as u64,
+            spare: i64::MAX,
+            patient: false,
         };
-        self.reserved.bytes += growth as u64;
-        if !evicted.is_empty() {
-            inner.after_change(&self.channel, evicted);
+        loop {
+            let room = inner.index().reserve(&self.channel, &self.announced, wish);
+            match room {
+                Room::Made => break,
+                Room::Evicted(segments) => inner.evicted(segments),
+                Room::Leaving | Room::Taken | Room::Never => return Err(StoreError::NoMemory),
+            }
         }
-        let more = inner.budget.try_take_spare(growth);
-        let more = more.ok_or(StoreError::NoMemory)?;
+        self.reserved.grow(growth as u64);
+        let (channel, announced) = (&self.channel, &self.announced);
+        let take = |bytes: usize| {
+            inner.budget.try_take_spare(bytes).or_else(|| {
+                let missing = inner.budget.missing(bytes) as u64;
+                let evicted = inner.index().evict_for(channel, announced, missing);
+                inner.evicted(evicted);
+                inner.budget.try_take_spare(bytes)
+            })
+        };
+        // While it is moved, the old place is taken as well.
+        let copy = take(bytes.len()).ok_or(StoreError::NoMemory)?;
+        let more = take(growth).ok_or(StoreError::NoMemory)?;
         match share {
             Some(share) => share.join(more),
             None => *share = Some(more),
         }
         bytes.reserve_exact(wanted - bytes.len());
-        Ok(())
+        drop(copy);
+        Ok(true)
     }
 
     /// Gives the file its name, and lets it be found.
@@ -336,23 +403,21 @@ impl Work {
             length: self.length,
             crc32c: self.crc,
         };
-        let mut tried = false;
         if let Place::Disk {
             part: Some(part),
             is_try,
-        } = &mut self.place
+        } = &self.place
         {
-            tried = *is_try;
+            let tried = *is_try;
             match part.keep(&self.path, &trailer) {
-                Ok(segment) => return self.publish(segment, tried),
+                Ok(segment) => {
+                    self.place = NOWHERE;
+                    return self.publish(segment, tried);
+                }
                 Err(error) => self.rescue(error)?,
             }
         }
-        let empty = Place::Disk {
-            part: None,
-            is_try: tried,
-        };
-        match std::mem::replace(&mut self.place, empty) {
+        match std::mem::replace(&mut self.place, NOWHERE) {
             Place::Memory {
                 mut bytes,
                 share: Some(mut share),
@@ -370,30 +435,33 @@ impl Work {
     /// Lets it be found.
     fn publish(&mut self, segment: Segment, tried: bool) -> Result<Arc<Segment>, StoreError> {
         let inner = self.inner();
-        if tried {
-            inner.disk_works();
-        }
         let segment = Arc::new(segment);
         let mut index = inner.index();
         self.reserved.release(&mut index);
-        if !index.store(&self.channel, self.ticket, Arc::clone(&segment)) {
-            index.leaves(&segment);
-            drop(index);
+        let stored = index.store(&self.channel, self.ticket, Arc::clone(&segment));
+        drop(index);
+        match segment.pool() {
+            Pool::Disk if tried => inner.disk_works(),
+            Pool::Disk => {}
+            Pool::Memory => inner.health().held(true),
+        }
+        if !stored {
             inner.discard(vec![segment]);
             return Err(StoreError::NotWanted);
         }
-        drop(index);
+        if let Some(grower) = self.grower.take() {
+            grower.finish(Arc::clone(&segment));
+        }
         inner.after_change(&self.channel, Vec::new());
         Ok(segment)
     }
 }
 
-/// Differs for each file of this run, and in all likelihood from those of earlier runs.
-fn tag(announced: &Announced) -> u32 {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let nanos = now.map_or(0, |now| now.subsec_nanos());
-    let salted = crc32c::crc32c_append(nanos, &count.to_le_bytes());
-    crc32c::crc32c_append(salted, announced.uri.as_str().as_bytes())
+/// How much more the one is than the other.
+fn difference(more: u64, less: u64) -> i64 {
+    let (more, less) = (i128::from(more), i128::from(less));
+    i64::try_from(more - less).unwrap_or(match more > less {
+        true => i64::MAX,
+        false => i64::MIN,
+    })
 }

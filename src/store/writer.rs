@@ -1,16 +1,23 @@
 //! One segment on its way into the store.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::files::blocking;
 use super::work::Work;
 use super::{Announced, Inner, Segment, StoreError};
 use crate::ids::ChannelName;
 
-/// What is gathered before it is written: one hop to another thread for each 128 KiB, and writes
-/// that suit the erase blocks of SD cards.
-const BUFFER: usize = 128 << 10;
+/// What is gathered before it is written, and before those who read it meanwhile get it: a hop to
+/// another thread for each of them costs some ten microseconds, and at 10 Mbit/s one takes 26 ms to
+/// arrive. (The card sees larger writes: the kernel gathers them.)
+const BUFFER: usize = 32 << 10;
+
+/// How long an operation of the disk may take before the disk counts as one that fails. Cards that are
+/// worn out take seconds at times, and come back.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
 
 /// Writes one segment; dropped before [`Self::commit`], it leaves nothing behind.
 ///
@@ -20,6 +27,7 @@ pub struct SegmentWriter {
     expected: Option<u64>,
     expected_crc32c: Option<u32>,
     length: u64,
+    inner: Arc<Inner>,
     buffer: Vec<u8>,
     /// None while it is on a blocking thread, and after an error.
     work: Option<Box<Work>>,
@@ -35,25 +43,45 @@ impl fmt::Debug for SegmentWriter {
 }
 
 impl SegmentWriter {
-    pub(super) fn new(
+    pub(super) async fn new(
         inner: &Arc<Inner>,
         channel: &ChannelName,
         announced: &Announced,
         expected: Option<u64>,
     ) -> Result<Self, StoreError> {
-        let work = Work::begin(inner, channel, announced, expected)?;
+        let (store, channel) = (Arc::clone(inner), channel.clone());
+        let announced = announced.clone();
+        // Room is made by deleting files.
+        let inner = Arc::clone(inner);
+        let work = blocking(move || {
+            let work = Work::begin(&inner, &channel, &announced, expected);
+            if matches!(work, Err(StoreError::NoMemory)) {
+                inner.health().held(false);
+            }
+            Ok(Box::new(work?))
+        });
+        let work = work.await?;
         Ok(Self {
             expected,
             expected_crc32c: None,
+            inner: store,
             length: 0,
             buffer: Vec::with_capacity(BUFFER),
-            work: Some(Box::new(work)),
+            work: Some(work),
         })
     }
 
     /// Takes that these will be bytes with this CRC-32C.
     pub fn expect_crc32c(&mut self, crc32c: u32) {
         self.expected_crc32c = Some(crc32c);
+    }
+
+    /// Lets the segment be read while it arrives, if its length is known: not for bytes that may turn
+    /// out to be wrong.
+    pub fn serve_meanwhile(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.serve_meanwhile();
+        }
     }
 
     /// Takes the next bytes of the segment.
@@ -98,7 +126,21 @@ impl SegmentWriter {
         let work = self.work.take().ok_or(StoreError::NotWanted)?;
         let expected_crc32c = self.expected_crc32c;
         // To its end on that thread: whoever gives up half-way leaves no file without an entry.
-        blocking(move || work.finish(expected_crc32c)).await
+        self.patiently(blocking(move || work.finish(expected_crc32c)))
+            .await
+    }
+
+    /// A disk that does not answer fails.
+    async fn patiently<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Ok(result) = tokio::time::timeout(HANGS_AFTER, work).await else {
+            let hangs = StoreError::at(&self.inner.config.dir)(io::ErrorKind::TimedOut.into());
+            self.inner.disk_failed(&hangs);
+            return Err(hangs);
+        };
+        result
     }
 
     async fn flush(&mut self) -> Result<(), StoreError> {
@@ -107,12 +149,12 @@ impl SegmentWriter {
         }
         let mut work = self.work.take().ok_or(StoreError::NotWanted)?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (work, buffer) = blocking(move || {
+        let put = blocking(move || {
             work.put(&buffer)?;
             buffer.clear();
             Ok((work, buffer))
-        })
-        .await?;
+        });
+        let (work, buffer) = self.patiently(put).await?;
         self.work = Some(work);
         self.buffer = buffer;
         Ok(())

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
-use super::super::{Disk, Fault, Found, Operation, Store};
+use super::super::{Arrival, Disk, Fault, Found, Operation, Reader, Store};
 use super::*;
 use crate::budget::Budget;
 use crate::config::{Matching, StoreConfig};
@@ -59,15 +60,18 @@ fn files(dir: &Path) -> usize {
 async fn more_or_fewer_bytes_than_promised_are_never_stored() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), 0);
-    let mut writer = store.begin(&channel, &announced, Some(300_000)).unwrap();
+    let mut writer = store
+        .begin(&channel, &announced, Some(300_000))
+        .await
+        .unwrap();
     writer.write(&vec![1; 299_999]).await.unwrap();
     let error = writer.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::Length { got: 299_999, .. }));
-    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
     let error = writer.write(b"four").await.unwrap_err();
     assert!(matches!(error, StoreError::Length { got: 4, .. }));
     drop(writer);
-    let writer = store.begin(&channel, &announced, None).unwrap();
+    let writer = store.begin(&channel, &announced, None).await.unwrap();
     let error = writer.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::Empty));
     assert_eq!(files(dir.path()), 0);
@@ -80,10 +84,14 @@ async fn a_writer_that_is_dropped_leaves_no_file_and_no_reservation() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), 0);
     for _ in 0..3 {
-        let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
+        let mut writer = store
+            .begin(&channel, &announced, Some(3 << 20))
+            .await
+            .unwrap();
         writer.write(&vec![1; 1 << 20]).await.unwrap();
         assert_eq!(files(dir.path()), 1);
     }
+    store.inner.delete().unwrap();
     assert_eq!(files(dir.path()), 0);
 }
 
@@ -93,9 +101,10 @@ async fn the_quota_and_the_free_space_are_kept() {
     let (quota, channel, announced) = store(dir.path(), 0);
     let error = quota
         .begin(&channel, &announced, Some(5 << 20))
+        .await
         .unwrap_err();
     assert!(matches!(error, StoreError::NoRoom { .. }));
-    let mut writer = quota.begin(&channel, &announced, None).unwrap();
+    let mut writer = quota.begin(&channel, &announced, None).await.unwrap();
     let error = loop {
         if let Err(error) = writer.write(&vec![1; 1 << 20]).await {
             break error;
@@ -105,10 +114,96 @@ async fn the_quota_and_the_free_space_are_kept() {
 }
 
 #[tokio::test]
+async fn what_is_read_after_it_has_gone_counts_until_it_is_not_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let mut writer = store
+        .begin(&channel, &announced, Some(3 << 20))
+        .await
+        .unwrap();
+    writer.write(&vec![7; 3 << 20]).await.unwrap();
+    writer.commit().await.unwrap();
+    let Found::Ready(reader) = store.find(&channel, "1.ts", None) else {
+        panic!("it is stored");
+    };
+    let name = (
+        announced.rendition,
+        announced.sequence,
+        announced.uri.clone(),
+    );
+    store.expire(&channel, &[name]);
+    store.announce(&channel, std::slice::from_ref(&announced));
+    let error = store
+        .begin(&channel, &announced, Some(3 << 20))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NoRoom { .. }));
+    assert_eq!(files(dir.path()), 0, "its blocks are taken all the same");
+    assert_eq!(reader.read(0..3).unwrap(), &[7; 3][..]);
+    drop(reader);
+    assert!(
+        store
+            .begin(&channel, &announced, Some(3 << 20))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_was_wiped_and_taken_by_another_box_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("store");
+    let (first, channel, announced) = store(&folder, 0);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let (second, ..) = store(&folder, 0);
+    let mut writer = first.begin(&channel, &announced, Some(3)).await.unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.commit().await.unwrap();
+    assert!(first.problem().unwrap().contains("another edgeseed"));
+    assert_eq!(served(&first, &channel), b"new", "held in memory");
+    assert_eq!(files(&folder), 0);
+    assert_eq!(second.problem(), None);
+}
+
+#[tokio::test]
+async fn a_folder_that_was_wiped_is_made_again_and_belongs_to_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("store");
+    let (store, channel, announced) = store(&folder, 0);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!((store.problem(), files(&folder)), (None, 1));
+    let config = StoreConfig {
+        dir: folder,
+        max_size: 4 << 20,
+        min_free: 0,
+    };
+    let other = Store::open(config, [], Arc::default(), Budget::new(8 << 20));
+    assert!(matches!(other, Err(StoreError::InUse(_))));
+}
+
+#[tokio::test]
+async fn a_store_that_was_closed_lets_another_one_open_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, channel, announced) = store(dir.path(), 0);
+    first.close();
+    let (second, ..) = store(dir.path(), 0);
+    let writer = first.begin(&channel, &announced, Some(3)).await;
+    let mut writer = writer.unwrap();
+    writer.write(b"new").await.unwrap();
+    let error = writer.commit().await.unwrap_err();
+    assert!(matches!(error, StoreError::NotWanted));
+    assert_eq!(files(dir.path()), 0);
+    assert_eq!(second.problem(), None);
+}
+
+#[tokio::test]
 async fn what_expires_while_it_is_written_is_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), 0);
-    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
     writer.write(b"old").await.unwrap();
     let expired = (
         announced.rendition,
@@ -119,7 +214,7 @@ async fn what_expires_while_it_is_written_is_not_stored() {
     store.announce(&channel, std::slice::from_ref(&announced));
     let error = writer.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::NotWanted));
-    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
     writer.write(b"new").await.unwrap();
     let segment = writer.commit().await.unwrap();
     assert_eq!(segment.len(), 3);
@@ -155,7 +250,7 @@ async fn whatever_fails_on_the_disk_the_segment_goes_on_in_memory() {
             let disk = failing(operation, n, errno);
             let (store, channel, announced) = store_on(disk, dir.path(), 0);
             assert_eq!(store.problem(), None);
-            let mut writer = store.begin(&channel, &announced, expected).unwrap();
+            let mut writer = store.begin(&channel, &announced, expected).await.unwrap();
             for piece in media.chunks(50_000) {
                 writer.write(piece).await.unwrap();
             }
@@ -185,7 +280,7 @@ async fn a_disk_that_is_read_only_or_full_at_the_start_is_done_without() {
         let (store, channel, announced) =
             store_on(failing(operation, 0, Errno::ROFS), dir.path(), 0);
         assert!(store.problem().unwrap().contains("Read-only"));
-        let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+        let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
         writer.write(b"new").await.unwrap();
         writer.commit().await.unwrap();
         assert_eq!(served(&store, &channel), b"new");
@@ -196,7 +291,7 @@ async fn a_disk_that_is_read_only_or_full_at_the_start_is_done_without() {
 async fn more_to_be_left_free_than_there_is_costs_the_disk_and_not_the_viewers() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), u64::MAX);
-    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
     writer.write(b"new").await.unwrap();
     writer.commit().await.unwrap();
     assert_eq!(served(&store, &channel), b"new");
@@ -210,9 +305,13 @@ async fn what_memory_does_not_hold_is_refused_and_what_others_need_is_let_go() {
     let (store, channel, announced) = store(dir.path(), u64::MAX);
     let error = store
         .begin(&channel, &announced, Some(5 << 20))
+        .await
         .unwrap_err();
     assert!(matches!(error, StoreError::NoMemory));
-    let mut writer = store.begin(&channel, &announced, Some(3 << 20)).unwrap();
+    let mut writer = store
+        .begin(&channel, &announced, Some(3 << 20))
+        .await
+        .unwrap();
     writer.write(&vec![7; 3 << 20]).await.unwrap();
     writer.commit().await.unwrap();
     let budget = store.inner.budget.clone();
@@ -247,7 +346,7 @@ async fn what_cannot_be_read_any_more_is_not_found_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let disk = failing(Operation::Read, 0, rustix::io::Errno::IO);
     let (store, channel, announced) = store_on(disk, dir.path(), 0);
-    let mut writer = store.begin(&channel, &announced, Some(3)).unwrap();
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
     writer.write(b"new").await.unwrap();
     writer.commit().await.unwrap();
     let Found::Ready(reader) = store.find(&channel, "1.ts", None) else {
@@ -255,6 +354,112 @@ async fn what_cannot_be_read_any_more_is_not_found_any_more() {
     };
     let error = reader.read(0..3).unwrap_err();
     store.lose(&channel, &reader, error);
-    assert!(store.problem().is_some());
+    assert_eq!(store.problem(), None, "it can be written to");
     assert!(matches!(store.find(&channel, "1.ts", None), Found::Absent));
+}
+
+/// What is there to read of the one segment.
+fn arriving(store: &Store, channel: &ChannelName) -> Reader {
+    match store.find(channel, "1.ts", None) {
+        Found::Arriving(reader) => reader,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn available(reader: &Reader) -> usize {
+    match reader.arrival(Instant::now()) {
+        Arrival::Under { available, .. } => available,
+        Arrival::Whole => reader.len(),
+        Arrival::Broken => panic!("it broke off"),
+    }
+}
+
+#[tokio::test]
+async fn a_segment_is_read_while_it_is_written_and_goes_on_to_be_after_it_was_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let body: Vec<u8> = (0..300_000_u32).map(|n| n as u8).collect();
+    let mut writer = store
+        .begin(&channel, &announced, Some(300_000))
+        .await
+        .unwrap();
+    writer.serve_meanwhile();
+    let reader = arriving(&store, &channel);
+    let arrival = reader.arrival(Instant::now());
+    let nothing = Arrival::Under {
+        available: 0,
+        whole_at: None,
+    };
+    assert_eq!(arrival, nothing);
+    let mut growth = store.growth();
+    writer.write(&body[..100_000]).await.unwrap();
+    assert!(growth.has_changed().unwrap());
+    let here = available(&reader);
+    assert!((50_000..=100_000).contains(&here), "{here}");
+    assert_eq!(reader.read(0..here).unwrap(), &body[..here]);
+    assert!(reader.read(0..300_000).is_err(), "the rest is not here");
+    writer.write(&body[100_000..]).await.unwrap();
+    let segment = writer.commit().await.unwrap();
+    growth.mark_unchanged();
+    assert_eq!(reader.arrival(Instant::now()), Arrival::Whole);
+    assert_eq!(reader.segment().unwrap().crc32c(), segment.crc32c());
+    assert_eq!(served(&store, &channel), body);
+    store.expire(
+        &channel,
+        &[(announced.rendition, announced.sequence, announced.uri)],
+    );
+    assert_eq!(reader.read(0..300_000).unwrap(), body);
+}
+
+#[tokio::test]
+async fn who_reads_a_segment_that_breaks_off_is_told_and_the_next_attempt_is_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let mut writer = store
+        .begin(&channel, &announced, Some(300_000))
+        .await
+        .unwrap();
+    writer.serve_meanwhile();
+    writer.write(&[1; 200_000]).await.unwrap();
+    let reader = arriving(&store, &channel);
+    drop(writer);
+    assert_eq!(reader.arrival(Instant::now()), Arrival::Broken);
+    assert!(matches!(store.find(&channel, "1.ts", None), Found::Coming));
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
+    writer.serve_meanwhile();
+    writer.write(b"new").await.unwrap();
+    assert_eq!(arriving(&store, &channel).len(), 3);
+    assert_eq!(reader.arrival(Instant::now()), Arrival::Broken);
+}
+
+#[tokio::test]
+async fn a_segment_whose_length_nobody_knows_is_not_read_before_it_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), 0);
+    let mut writer = store.begin(&channel, &announced, None).await.unwrap();
+    writer.serve_meanwhile();
+    writer.write(&[1; 200_000]).await.unwrap();
+    assert!(matches!(store.find(&channel, "1.ts", None), Found::Coming));
+}
+
+#[tokio::test]
+async fn a_reader_gets_the_rest_of_a_segment_that_went_on_in_memory() {
+    for (operation, n) in [(Operation::Write, 3), (Operation::Rename, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = failing(operation, n, rustix::io::Errno::NOSPC);
+        let (store, channel, announced) = store_on(disk, dir.path(), 0);
+        let body: Vec<u8> = (0..300_000_u32).map(|n| (n / 7) as u8).collect();
+        let mut writer = store
+            .begin(&channel, &announced, Some(300_000))
+            .await
+            .unwrap();
+        writer.serve_meanwhile();
+        writer.write(&body[..80_000]).await.unwrap();
+        let reader = arriving(&store, &channel);
+        writer.write(&body[80_000..]).await.unwrap();
+        writer.commit().await.unwrap();
+        assert_eq!(files(dir.path()), 0, "{operation:?}");
+        assert_eq!(reader.arrival(Instant::now()), Arrival::Whole);
+        assert_eq!(reader.read(0..300_000).unwrap(), body);
+    }
 }

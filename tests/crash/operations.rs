@@ -1,7 +1,7 @@
 //! Each operation of a run fails once, in each of several ways; then the box is started again.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -37,6 +37,9 @@ enum Trouble {
 struct Seen {
     operations: Arc<AtomicUsize>,
     failed_reads: Arc<AtomicUsize>,
+    /// The most bytes that there were in this folder at any operation.
+    dir: PathBuf,
+    most: Arc<AtomicU64>,
 }
 
 impl Seen {
@@ -50,6 +53,8 @@ fn troubled(trouble: Option<Trouble>, n: usize, seen: Seen) -> Disk {
     Disk::with_faults(move |operation| {
         use Operation::{List, Lock, Open, Read};
         let now = seen.operations.fetch_add(1, Ordering::Relaxed);
+        let bytes = bytes_of(&files(&seen.dir));
+        seen.most.fetch_max(bytes, Ordering::Relaxed);
         let writes = !matches!(operation, Lock | List | Open | Read);
         let errno = match trouble? {
             Trouble::Once(errno) => (now == n).then_some(errno),
@@ -91,7 +96,7 @@ async fn fetch(store: &Store, sequence: u64) -> bool {
     }
     // Not every origin says how long it is.
     let length = sequence.is_multiple_of(2).then_some(body.len() as u64);
-    let Ok(mut writer) = store.begin(&super::news(), &segment, length) else {
+    let Ok(mut writer) = store.begin(&super::news(), &segment, length).await else {
         return false;
     };
     for piece in body.chunks(40_000) {
@@ -123,8 +128,9 @@ async fn run(dir: &Path, trouble: Option<Trouble>, n: usize, disk: Seen) {
             &super::news(),
             &[(RenditionIndex(0), old.sequence, old.uri)],
         );
-        assert!(bytes_of(&files(dir)) <= MAX_SIZE, "more than the quota");
     }
+    let most = disk.most.load(Ordering::Relaxed);
+    assert!(most <= MAX_SIZE, "{most} bytes are more than the quota");
     // A read that fails costs the segment.
     assert!(is_served(&store, SEGMENTS) || !disk.is_readable());
 }
@@ -158,7 +164,10 @@ fn process<T>(life: impl Future<Output = T>) -> T {
 /// A run with trouble, and a start after it. Returns how many operations the run had.
 fn crash(trouble: Option<Trouble>, n: usize, torn: Option<(usize, usize)>) -> (usize, usize) {
     let dir = tempfile::tempdir().unwrap();
-    let seen = Seen::default();
+    let seen = Seen {
+        dir: dir.path().to_owned(),
+        ..Seen::default()
+    };
     process(run(dir.path(), trouble, n, seen.clone()));
     if let Some((file, how)) = torn {
         tear(dir.path(), file, how);
@@ -172,10 +181,11 @@ fn crash(trouble: Option<Trouble>, n: usize, torn: Option<(usize, usize)>) -> (u
     (seen.operations.load(Ordering::Relaxed), survivors)
 }
 
-const TROUBLES: [Trouble; 5] = [
+const TROUBLES: [Trouble; 6] = [
     Trouble::Once(Errno::IO),
     Trouble::Once(Errno::NOSPC),
-    Trouble::Once(Errno::DQUOT),
+    Trouble::Once(Errno::UCLEAN),
+    Trouble::Once(Errno::MFILE),
     Trouble::ReadOnly,
     Trouble::Killed,
 ];
@@ -194,6 +204,28 @@ fn whichever_operation_fails_no_wrong_byte_is_served_then_or_after_a_start() {
         crashes += 1;
     }
     println!("{operations} operations, {crashes} crashes");
+}
+
+#[test]
+fn writers_at_once_never_exceed_the_quota_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    // Room for all three, if none of them says how long it is.
+    let max_size = 3_500_000;
+    let seen = Seen {
+        dir: dir.path().to_owned(),
+        ..Seen::default()
+    };
+    process(async {
+        let disk = troubled(None, 0, seen.clone());
+        let store = open(disk, dir.path(), max_size, PLAYLIST).await.unwrap();
+        for sequence in (1..40).step_by(3) {
+            let three = (sequence..sequence + 3).map(|sequence| fetch(&store, sequence));
+            futures_util::future::join_all(three).await;
+            assert!(is_served(&store, sequence + 2), "the newest has room");
+        }
+    });
+    let most = seen.most.load(Ordering::Relaxed);
+    assert!(most <= max_size, "{most} bytes are more than the quota");
 }
 
 #[test]

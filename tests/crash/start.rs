@@ -32,6 +32,7 @@ async fn fill(dir: &Path, playlist: &str, segments: u64) {
         store.announce(&super::news(), std::slice::from_ref(&segment));
         let mut writer = store
             .begin(&super::news(), &segment, Some(SEGMENT as u64))
+            .await
             .unwrap();
         writer.write(&body(sequence)).await.unwrap();
         writer.commit().await.unwrap();

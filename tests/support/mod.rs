@@ -19,6 +19,7 @@ pub(crate) mod relay;
 pub(crate) mod server;
 pub(crate) mod sibling;
 pub(crate) mod signalling;
+pub(crate) mod tap;
 pub(crate) mod viewer;
 
 use std::time::Duration;

@@ -131,7 +131,7 @@ impl Origin {
 
     /// The bytes of a segment.
     pub(crate) fn segment(&self, sequence: u64) -> Bytes {
-        bytes_of(sequence, self.shared.live.segment_size)
+        segment(sequence, self.shared.live.segment_size)
     }
 
     pub(crate) fn fail_playlist(&self, fault: impl Into<Option<Fault>>) {
@@ -199,7 +199,7 @@ pub(crate) fn uri(sequence: u64) -> String {
 
 /// Bytes that no other segment has (SplitMix64 from the sequence number), each 188th of them the
 /// sync byte of MPEG-TS.
-pub(crate) fn bytes_of(sequence: u64, size: usize) -> Bytes {
+pub(crate) fn segment(sequence: u64, size: usize) -> Bytes {
     let mut state = sequence;
     let mut bytes = Vec::with_capacity(size + 8);
     while bytes.len() < size {
@@ -228,7 +228,7 @@ async fn answer(State(shared): State<Arc<Shared>>, asked: Uri) -> Response {
         .filter(|sequence| *sequence <= shared.newest());
     let (body, content_type) = match sequence {
         _ if is_playlist => (shared.playlist().into(), "application/vnd.apple.mpegurl"),
-        Some(sequence) => (bytes_of(sequence, shared.live.segment_size), "video/mp2t"),
+        Some(sequence) => (segment(sequence, shared.live.segment_size), "video/mp2t"),
         None => return StatusCode::NOT_FOUND.into_response(),
     };
     let fault = {

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rtc::shared::error::Error as RtcError;
 
-use super::{Connection, Context, Life};
+use super::{Connection, Context, Life, MAX_SEGMENTS};
 use crate::ids::tame;
 use crate::session::{Answer, AskId, CloseReason, Found, Input, Lost, Output, RequestId};
-use crate::store;
+use crate::store::{self, Arrival};
 use crate::wire::{Claim, MAX_TEXT, Request};
 
 /// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
@@ -32,7 +32,7 @@ impl Connection {
             any = true;
             match output {
                 Output::Find { id, request, asked } => {
-                    let found = self.find(id, &request, asked, context);
+                    let found = self.find(now, id, &request, asked, context);
                     self.input(now, Input::Found(id, found), context);
                 }
                 Output::Send(message) => self.send_text(now, message.to_text(), life),
@@ -65,6 +65,7 @@ impl Connection {
                         CloseReason::PeerError => "it said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
                         CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Broken => "the rest of a segment did not come",
                         CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
                     });
@@ -84,6 +85,7 @@ impl Connection {
 
     fn find(
         &mut self,
+        now: Instant,
         id: RequestId,
         request: &Request,
         asked: Instant,
@@ -111,21 +113,52 @@ impl Connection {
             _ => context.store.find(channel, uri.as_str(), request.sequence),
         };
         match found {
-            store::Found::Ready(reader) => {
+            store::Found::Ready(reader) | store::Found::Arriving(reader) => {
+                let (available, whole_at) = match reader.arrival(now) {
+                    Arrival::Whole => (reader.len(), None),
+                    Arrival::Under {
+                        available,
+                        whole_at,
+                    } => (available, whole_at),
+                    Arrival::Broken => return Found::Coming,
+                };
                 if self.share.is_none() {
                     self.share = context.budget.try_take(context.session.window);
                 }
-                let size = reader.segment().len();
-                let crc32c = reader.segment().crc32c();
-                let crc32c = self.sibling.is_some().then_some(crc32c);
+                let size = reader.len();
+                let segment = reader.segment().filter(|_| self.sibling.is_some());
+                let crc32c = segment.map(|segment| segment.crc32c());
                 if self.share.is_none() || self.segments.insert(id, reader).is_err() {
                     return Found::NoRoom;
                 }
-                Found::Ready { size, crc32c }
+                Found::Ready {
+                    size,
+                    crc32c,
+                    available,
+                    whole_at,
+                }
             }
             store::Found::Coming => Found::Coming,
             store::Found::Absent => Found::Absent,
         }
+    }
+
+    /// Takes that there may be more of what arrives while it is sent; `true` if anything is being sent.
+    pub(in crate::peer) fn grown(&mut self, now: Instant, context: &Context) -> bool {
+        let news = self
+            .segments
+            .iter()
+            .map(|(id, reader)| match reader.arrival(now) {
+                Arrival::Under { available, .. } => Input::Grown(*id, available),
+                Arrival::Whole => Input::Grown(*id, reader.len()),
+                Arrival::Broken => Input::Broken(*id),
+            });
+        let news: heapless::Vec<Input<'_>, MAX_SEGMENTS> = news.collect();
+        let any = !news.is_empty();
+        for input in news {
+            self.input(now, input, context);
+        }
+        any
     }
 
     pub(super) fn outstanding(&mut self) -> usize {

@@ -145,7 +145,7 @@ impl<S: Stored> Channel<S> {
             State::Ready(_) if self.alive.is_none() => Lookup::Coming,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
             State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
-            State::Coming(_) => Lookup::Coming,
+            State::Coming(ticket) => Lookup::Arriving(*ticket),
             State::Gone => Lookup::Absent,
         }
     }
@@ -191,6 +191,8 @@ impl<S: Stored> Channel<S> {
             .filter(|entry| entry.resource.is_none())?;
         let mut entry = self.take(key)?;
         entry.resource = Some(listed.resource.clone());
+        // Its token may be another one today.
+        entry.uri = listed.uri.clone();
         self.insert(key, entry)
     }
 
@@ -221,7 +223,7 @@ impl<S: Stored> Channel<S> {
         {
             Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
             Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
-            Some(State::Coming(_)) => Lookup::Coming,
+            Some(State::Coming(ticket)) => Lookup::Arriving(*ticket),
             Some(State::Gone) | None => Lookup::Absent,
         }
     }

@@ -17,31 +17,40 @@ pub(in crate::store) enum Pool {
 #[derive(Debug)]
 pub(super) struct Account {
     max: u64,
-    /// Of what is stored.
+    /// By what is stored.
     pub(super) used: u64,
-    /// Set aside for what is on its way, and taken by what is being deleted.
+    /// By what was taken out and is not gone yet: it has to be deleted, and is being read perhaps.
+    leaving: u64,
+    /// Set aside for what is on its way.
     reserved: u64,
     /// Of those set aside, the ones that have not been written yet.
     unwritten: u64,
 }
 
-/// What there is less of than the pool says.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::store) struct Scarcity {
-    /// Bytes of the pool that are taken by what is no segment.
-    pub(in crate::store) foreign: u64,
-    /// Bytes that have to be evicted at least, whatever the pool has left.
-    pub(in crate::store) short: u64,
+/// What is to be set aside.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct Wish {
+    pub(in crate::store) pool: Pool,
+    pub(in crate::store) bytes: u64,
+    /// Bytes that there are in fact, whatever the pool has left; less than none if others have taken
+    /// what is to be left to them.
+    pub(in crate::store) spare: i64,
+    /// Whether to wait for what is leaving, rather than to take out more.
+    pub(in crate::store) patient: bool,
 }
 
 /// The answer to [`Index::reserve`].
 #[derive(Debug, PartialEq)]
 pub(in crate::store) enum Room<S> {
-    /// There is room once these are deleted, which is for the caller to do first.
-    Made(Vec<S>),
-    /// There would not be, unless by deleting what is nearer to the live edge.
+    /// They are set aside.
+    Made,
+    /// These have been taken out: ask again once they are deleted.
+    Evicted(Vec<S>),
+    /// Ask again once what is leaving is gone.
+    Leaving,
+    /// There would not be room, unless by taking out what is nearer to the live edge.
     Taken,
-    /// Even without any segment the file system would be as `short` as it is.
+    /// There would not be without any segment: others have it.
     Never,
 }
 
@@ -53,39 +62,56 @@ impl<S: Stored> Index<S> {
         }
     }
 
-    /// What was taken out takes room on the disk until it is deleted ([`Self::release`]).
+    /// What was taken out takes room until it is gone ([`Self::left`]).
     pub(super) fn leave(&mut self, removed: &[S]) {
         for segment in removed {
-            self.account(segment.pool()).used -= segment.bytes();
-            self.leaves(segment);
+            let account = self.account(segment.pool());
+            less(&mut account.used, segment.bytes());
+            account.leaving += segment.bytes();
         }
     }
 
-    /// Sets `more` bytes of a pool aside for a segment.
+    /// What is none of these, and has to be deleted all the same, takes room until then.
+    pub(in crate::store) fn leaves(&mut self, pool: Pool, bytes: u64) {
+        self.account(pool).leaving += bytes;
+    }
+
+    /// What was leaving is gone.
+    pub(in crate::store) fn left(&mut self, pool: Pool, bytes: u64) {
+        less(&mut self.account(pool).leaving, bytes);
+    }
+
+    /// Sets bytes of a pool aside for a segment, or takes out what is further behind the live edge than
+    /// that.
     pub(in crate::store) fn reserve(
         &mut self,
-        pool: Pool,
         name: &ChannelName,
         announced: &Announced,
-        more: u64,
-        Scarcity { foreign, short }: Scarcity,
+        wish: Wish,
     ) -> Room<S> {
         let Some(channel) = self.channels.get(name) else {
             return Room::Taken;
         };
         let distance = channel.behind((announced.rendition, announced.sequence));
-        let account = self.account(pool);
-        let over = account.total().saturating_add(more);
-        let over = over.saturating_add(foreign);
+        let account = self.account(wish.pool);
+        let wanted = account.unwritten.saturating_add(wish.bytes);
+        let short = i128::from(wanted) - i128::from(wish.spare);
+        let short = u64::try_from(short.max(0)).unwrap_or(u64::MAX);
+        let over = account.taken().saturating_add(wish.bytes);
         let over = over.saturating_sub(account.max).max(short);
+        if over == 0 {
+            account.reserved += wish.bytes;
+            account.unwritten += wish.bytes;
+            return Room::Made;
+        }
+        let soon = if wish.patient { account.leaving } else { 0 };
         let never = account.used < short;
-        match self.evict(pool, Some(distance), over) {
-            Some(evicted) => {
-                let account = self.account(pool);
-                account.reserved += more;
-                account.unwritten += more;
-                Room::Made(evicted)
-            }
+        if over <= soon {
+            return Room::Leaving;
+        }
+        match self.evict(wish.pool, Some(distance), over - soon) {
+            Some(evicted) => Room::Evicted(evicted),
+            None if soon > 0 => Room::Leaving,
             None if never => Room::Never,
             None => Room::Taken,
         }
@@ -93,27 +119,14 @@ impl<S: Stored> Index<S> {
 
     /// Of what was set aside, so much has been written.
     pub(in crate::store) fn wrote(&mut self, pool: Pool, bytes: u64) {
-        let account = self.account(pool);
-        account.unwritten = account.unwritten.saturating_sub(bytes);
+        less(&mut self.account(pool).unwritten, bytes);
     }
 
-    /// Gives back what was set aside, `unwritten` of it unwritten, or what has been deleted.
+    /// Gives back what was set aside, `unwritten` of it unwritten.
     pub(in crate::store) fn release(&mut self, pool: Pool, bytes: u64, unwritten: u64) {
         let account = self.account(pool);
-        account.reserved = account.reserved.saturating_sub(bytes);
-        account.unwritten = account.unwritten.saturating_sub(unwritten);
-    }
-
-    /// What is about to be deleted takes room until it is ([`Self::release`]).
-    pub(in crate::store) fn leaves(&mut self, segment: &S) {
-        if segment.pool() == Pool::Disk {
-            self.disk.reserved += segment.bytes();
-        }
-    }
-
-    /// Bytes that are set aside on the disk and not written yet.
-    pub(in crate::store) fn unwritten(&self) -> u64 {
-        self.disk.unwritten
+        less(&mut account.reserved, bytes);
+        less(&mut account.unwritten, unwritten);
     }
 
     /// Takes at least `bytes` bytes of segments out of memory, or all that there are.
@@ -122,14 +135,24 @@ impl<S: Stored> Index<S> {
         self.evict(Pool::Memory, None, bytes).unwrap_or_default()
     }
 
+    /// Takes at least `bytes` bytes of segments out of memory that are further behind the live edge
+    /// than this one; nothing if there are not so many.
+    pub(in crate::store) fn evict_for(
+        &mut self,
+        name: &ChannelName,
+        announced: &Announced,
+        bytes: u64,
+    ) -> Vec<S> {
+        let channel = self.channels.get(name);
+        let distance = channel.map(|c| c.behind((announced.rendition, announced.sequence)));
+        self.evict(Pool::Memory, distance, bytes)
+            .unwrap_or_default()
+    }
+
     /// Takes out what is more than the disk may hold.
-    pub(super) fn evict_surplus(&mut self) -> Vec<S> {
-        let over = self.disk.total().saturating_sub(self.disk.max);
-        let evicted = self.evict(Pool::Disk, None, over).unwrap_or_default();
-        for segment in &evicted {
-            self.leaves(segment);
-        }
-        evicted
+    pub(in crate::store) fn evict_surplus(&mut self) -> Vec<S> {
+        let over = self.disk.used.saturating_sub(self.disk.max);
+        self.evict(Pool::Disk, None, over).unwrap_or_default()
     }
 
     /// Bytes of all stored segments in a pool.
@@ -164,7 +187,7 @@ impl<S: Stored> Index<S> {
             std::mem::replace(&mut entry.state, State::Gone).stored()
         });
         let evicted: Vec<S> = evicted.collect();
-        self.account(pool).used -= evicted.iter().map(S::bytes).sum::<u64>();
+        self.leave(&evicted);
         Some(evicted)
     }
 }
@@ -174,12 +197,20 @@ impl Account {
         Self {
             max,
             used: 0,
+            leaving: 0,
             reserved: 0,
             unwritten: 0,
         }
     }
 
-    fn total(&self) -> u64 {
-        self.used.saturating_add(self.reserved)
+    fn taken(&self) -> u64 {
+        let taken = self.used.saturating_add(self.leaving);
+        taken.saturating_add(self.reserved)
     }
+}
+
+/// Nobody gives back what he did not take.
+fn less(account: &mut u64, bytes: u64) {
+    debug_assert!(*account >= bytes, "{bytes} of {account} bytes");
+    *account = account.saturating_sub(bytes);
 }
