@@ -77,9 +77,9 @@ const BOUNDS: [Bound; 8] = [
     // The same, and what the kernel keeps of the program's own file.
     ("memory (VmRSS), MB", |s| s.rss, 2.0),
     // Sockets of viewers who have vanished, and connections to the origin that wait for another use.
-    ("descriptors", |s| s.descriptors as f64, 12.0),
-    // Those that wait for the disk, as many at once as there were readers at once.
-    ("threads", |s| s.threads as f64, 4.0),
+    ("descriptors", |s| s.descriptors as f64, 16.0),
+    // Those that wait for the disk: as many as there were pieces to be written at once, a moment ago.
+    ("threads", |s| s.threads as f64, 8.0),
     // What follows goes up and down with what the origin has; what it may come to is judged apart.
     ("files of the store", |s| s.files as f64, f64::INFINITY),
     (
