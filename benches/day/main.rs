@@ -56,8 +56,8 @@ const FEW: u64 = 200;
 /// How often it is looked at what the box takes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A viewer is forgotten after 10 s of silence; its socket, which is pinged, within two minutes.
-const FORGOTTEN: Duration = Duration::from_secs(120);
+/// A viewer is forgotten after 10 s of silence.
+const FORGOTTEN: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 #[command(about = "A day of three channels in compressed time")]

@@ -54,25 +54,39 @@ impl AddAssign for Seen {
 /// One visitor after another, each on a device of its own, until the day is over.
 pub(crate) fn all_day(signal: &str, url: impl Fn(Track) -> String, clock: Clock) -> Seen {
     let mut seen = Seen::default();
+    let mut vanished = Vec::new();
     while !clock.is_over() {
         let track = TRACKS[rand::rng().random_range(..TRACKS.len())];
         let device = runtime::Builder::new_current_thread().enable_all().build();
         let device = device.unwrap();
         let rude = rand::rng().random_ratio(1, RUDE);
-        seen += device.block_on(visit(signal, &url(track), track, clock, rude));
+        let url = url(track);
+        let visit = visit(signal, &url, track, clock, rude);
+        let (of_visit, left_behind) = device.block_on(visit);
+        seen += of_visit;
+        // What is done with a device that is switched off says goodbye to nobody, and its socket stays
+        // open: it is closed when the day is over.
         device.shutdown_background();
+        vanished.extend(left_behind);
     }
     seen
 }
 
-async fn visit(signal: &str, url: &str, track: Track, clock: Clock, rude: bool) -> Seen {
+/// What was seen, and the viewer if it has vanished.
+async fn visit(
+    signal: &str,
+    url: &str,
+    track: Track,
+    clock: Clock,
+    rude: bool,
+) -> (Seen, Option<Viewer>) {
     let mut seen = Seen {
         visits: 1,
         ..Seen::default()
     };
     let Ok(mut viewer) = Viewer::try_join(signal, url, Form::Today).await else {
         seen.refused += 1;
-        return seen;
+        return (seen, None);
     };
     let end = Instant::now() + rand::rng().random_range(STAYS);
     let mut last = None;
@@ -96,14 +110,12 @@ async fn visit(signal: &str, url: &str, track: Track, clock: Clock, rude: bool) 
             Outcome::Timeout => seen.timeouts += 1,
         }
     }
-    if rude {
-        seen.vanished += 1;
-        let next = clock.newest(track, BEHIND);
-        viewer.send_request(&next.uri(), next.number).await;
-        // What is dropped with the device says goodbye to nobody.
-        std::mem::forget(viewer);
-    } else {
+    if !rude {
         viewer.leave().await;
+        return (seen, None);
     }
-    seen
+    seen.vanished += 1;
+    let next = clock.newest(track, BEHIND);
+    viewer.send_request(&next.uri(), next.number).await;
+    (seen, Some(viewer))
 }
