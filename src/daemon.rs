@@ -226,7 +226,8 @@ impl Daemon {
                         metrics: Arc::clone(&numbers),
                         status: status_in,
                     },
-                    serving.clone(),
+                    // What is being sent may still be arriving.
+                    meeting.clone(),
                 ),
             ));
             let (weighed, load) =

@@ -20,7 +20,8 @@
 //! 1. [`hls`] reads a playlist and says which segments are wanted, which have expired, and when to
 //!    load it again. [`fetch`] does so: it loads playlists and streams segments to disk.
 //! 2. [`store`] keeps segments as files, knows which are there and which are on their way, and reads
-//!    them packet by packet. A segment is held whole in memory only while the disk fails.
+//!    them packet by packet, also while they are being written: a viewer is sent what is here. A
+//!    segment is held whole in memory only while the disk fails.
 //! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
 //! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer. What a viewer says
 //!    goes to its [`session`], which decides; [`wire`] has the messages and packets. Other boxes of
@@ -48,6 +49,9 @@
 //! - Segments are read with pread(2), not mapped: an error of the disk is then an error and not a
 //!   SIGBUS, what the kernel caches does not look like memory of ours, and a packet costs the one copy
 //!   that it cost before. There is no `unsafe` code.
+//! - A segment is sent while it arrives only to viewers, only when its length is known, and only if it
+//!   will be whole before its viewer gives up, by the pace so far (`session`). A sibling gets it when
+//!   it is whole: one transfer at a time goes over a channel, and a slow one would hold up all others.
 //! - What an earlier run stored is proven to be whole when its playlist lists it again, or somebody
 //!   asks for it: a start reads none of it.
 //! - A REQUEST for the URI *after* the newest known one is held too, if its `sn` is just past it:

@@ -17,7 +17,7 @@ use support::daemon::{Daemon, Setup};
 use support::eventually;
 use support::origin::uri;
 use support::tap::Tap;
-use support::viewer::Viewer;
+use support::viewer::{Incoming, Viewer};
 
 const SIZE: usize = 1_000_000;
 /// Longer than anything here takes.
@@ -116,6 +116,31 @@ async fn bytes_of_two_versions_are_never_sent_as_one_segment() {
         again.answer(&uri(2), 2).await
     });
     assert!(got.await == tap.segment(2));
+}
+
+#[tokio::test]
+async fn a_planned_stop_waits_for_what_is_being_sent_to_arrive() {
+    let (tap, daemon, mut viewer) = one_viewer(true).await;
+    let got = half(&tap, &mut viewer).await;
+    daemon.terminate();
+    eventually("it stops", IN_TIME, async || {
+        let stops = daemon.stderr().contains("asked to stop");
+        stops.then_some(())
+    })
+    .await;
+    // What is new gets LACK from then on.
+    let mut got = got;
+    viewer.send_request("news.ts", 3).await;
+    loop {
+        match viewer.next().await.unwrap() {
+            Incoming::Binary(packet) => got.extend_from_slice(&packet),
+            Incoming::Text(text) if text["event"] == "LACK" => break,
+            Incoming::Text(_) => {}
+        }
+    }
+    tap.open(2, SIZE);
+    assert!(rest(&mut viewer, got).await == tap.segment(2));
+    assert_eq!(daemon.ended().await.code, Some(0));
 }
 
 #[tokio::test]

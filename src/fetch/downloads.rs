@@ -141,7 +141,7 @@ impl Downloads {
         let mut jobs: VecDeque<Job> = jobs.collect();
         jobs.append(&mut self.queue);
         self.queue = jobs;
-        self.start();
+        self.start(now);
     }
 
     /// Stops fetching these.
@@ -159,8 +159,8 @@ impl Downloads {
     pub(super) async fn drive(&mut self) {
         loop {
             let mut changes = self.means.store.changes();
-            let proving = self.start();
             let now = Instant::now();
+            let proving = self.start(now);
             let later = self.queue.iter().map(|job| job.not_before);
             let retry = later.filter(|at| *at > now).min();
             let idle = self.active.len() < PARALLEL;
@@ -185,8 +185,7 @@ impl Downloads {
     ///
     /// Whether there is something that may be stored already, which is still to be seen: it takes
     /// nothing of the origin, and keeps nobody from it.
-    fn start(&mut self) -> bool {
-        let now = Instant::now();
+    fn start(&mut self, now: Instant) -> bool {
         let (store, channel) = (self.means.store.clone(), self.means.board.channel.clone());
         let mut proving = false;
         let mut is_due = |job: &Job| {
@@ -313,12 +312,13 @@ async fn download(means: &Means, job: &Job) -> Result<(), DownloadError> {
 /// Streams one segment from the origin into the store.
 async fn stream(means: &Means, job: &Job) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
+    let answered = Instant::now().into_std();
     let channel = &means.board.channel;
     let mut writer = means
         .store
         .begin(channel, &job.announced, body.length())
         .await?;
-    writer.serve_meanwhile();
+    writer.serve_meanwhile(answered);
     let lane = means.pace.enter(job.urgency());
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);

@@ -123,7 +123,7 @@ pub enum CloseReason {
     PeerError,
     /// Too many messages that are not of the protocol.
     BadMessages,
-    /// Nothing of what was sent has been acknowledged for 10 s.
+    /// Nothing of what was sent has been acknowledged for 10 s, or not all of a segment for 30 s.
     Stuck,
     /// A sibling sent something else than it announced.
     Lied,

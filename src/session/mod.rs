@@ -8,9 +8,13 @@
 //!
 //! A REQUEST is `Asked` until the store has answered; `Held` while the segment is on its way, for
 //! `request-hold` at most; then `Ready`, and sent when its turn comes. At most one segment is being
-//! sent at a time, and it is always sent whole. Every REQUEST gets exactly one answer: BINARY or
-//! LACK (protocol.md, "What hurts a viewer").
+//! sent at a time. Every REQUEST gets exactly one answer, BINARY or LACK, and what BINARY announces is
+//! sent whole, or the channel is closed (protocol.md, "What hurts a viewer").
+//!
+//! A segment that is still arriving is sent as it comes, if it will be here in time by the pace so far
+//! and nothing else is being sent: what waits for its rest keeps everything else waiting.
 
+mod holder;
 mod io;
 mod progress;
 mod receiver;
@@ -19,53 +23,35 @@ mod receiver_tests;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use heapless::Deque;
 
+use self::holder::{Transfer, WaitState, Waiting};
 pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
 use self::progress::{Progress, Silence};
 pub use self::receiver::{AskId, Lost};
 use self::receiver::{MAX_ASKED, Receiver, Verdict};
 use crate::ids::MediaSequence;
-use crate::wire::{BinaryHeader, Event, Message, Packets, Request};
+use crate::wire::{Event, Message};
 
 /// REQUESTs that may wait at a time. Field clients ask for one after the other; one that repeats
 /// itself after a timeout, or asks ahead, stays far below this.
 const MAX_WAITING: usize = 8;
 
-/// Outputs that one input can cause at most: an answer and a count for each waiting REQUEST, the end
-/// of each REQUEST of ours, and what there is to say about the input itself.
-const MAX_OUTPUTS: usize = 2 * MAX_WAITING + MAX_ASKED + 1 + 4;
+/// Outputs that one input can cause at most: an answer, a count and a release for each waiting REQUEST,
+/// the end of each REQUEST of ours, and what there is to say about the input itself.
+const MAX_OUTPUTS: usize = 3 * MAX_WAITING + MAX_ASKED + 1 + 4;
 
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
-
-/// How long after its REQUEST a segment has to be here whole for its first packets to be sent while
-/// the rest is on its way: a viewer gives up after 2 s, and then what still comes is in the way of
-/// what it asks next. The last fifth of a second is for the packets themselves, and for an origin that
-/// becomes a little slower than it was.
-const CUT_THROUGH_WITHIN: Duration = Duration::from_millis(1800);
-
-/// How long after its REQUEST the rest of a segment that is being sent is waited for: the longest that
-/// viewers wait for one. After that it is in the way of what they ask next.
-const ARRIVES_WITHIN: Duration = Duration::from_secs(5);
-
-/// How soon a REQUEST for a segment is looked at again that grows too slowly: the pace of a
-/// download's first moments says little.
-const TOO_SLOW_RETRY: Duration = Duration::from_millis(100);
 
 /// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
 /// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
 /// The first burst of a longer window was lost on most fresh Chromium viewers, and with it their
 /// first segments.
 const FIRST_WINDOW: usize = 64 * 1024;
-
-/// How soon a REQUEST is tried again for which there was no memory: a few times within the hold,
-/// and well below what a viewer would notice.
-const NO_ROOM_RETRY: Duration = Duration::from_millis(20);
 
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -76,55 +62,6 @@ pub struct SessionConfig {
     pub packet_size: usize,
     /// Bytes that may be outstanding (handed over, not yet acknowledged) on one channel at most.
     pub window: usize,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    id: RequestId,
-    request: Request,
-    since: Instant,
-    state: WaitState,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum WaitState {
-    Asked {
-        held: bool,
-    },
-    Held {
-        retry_at: Option<Instant>,
-    },
-    Ready {
-        size: usize,
-        crc32c: Option<u32>,
-        available: usize,
-        held: bool,
-    },
-}
-
-#[derive(Debug)]
-struct Transfer {
-    id: RequestId,
-    request: Request,
-    since: Instant,
-    packets: Packets,
-    next: usize,
-    /// Bytes that can be sent so far.
-    available: usize,
-}
-
-impl Transfer {
-    /// The bytes of the next packet, if they are here.
-    fn next(&self) -> Option<Range<usize>> {
-        let next = self.packets.range(self.next);
-        next.filter(|range| range.end <= self.available)
-    }
-
-    /// When the next packet has to be here, if it is not.
-    fn next_until(&self) -> Option<Instant> {
-        let over = self.next == self.packets.count();
-        (!over && self.next().is_none()).then(|| self.since + ARRIVES_WITHIN)
-    }
 }
 
 /// One peer's protocol state.
@@ -224,15 +161,21 @@ impl Session {
         while let Some(lost) = self.receiver.as_mut().and_then(|r| r.late(now)) {
             self.push(lost);
         }
-        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
-        if next_until.is_some_and(|until| now >= until) && !self.closed {
-            self.close(CloseReason::Broken);
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| now >= until);
+        match &self.transfer {
+            Some(_) if self.closed => {}
+            Some(t) if is_over(t.arrives_until()) => self.close(CloseReason::Broken),
+            Some(t) if is_over(t.sent_until()) => self.close(CloseReason::Stuck),
+            _ => {}
         }
     }
 
     /// Takes how many bytes are outstanding once everything has been polled: as long as their
     /// number falls all is well; when it stands still, the peer is probed.
     pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.begun.get_or_insert(now);
+        }
         let silence = self.progress.settle(now, outstanding);
         if silence.is_some() {
             self.window = self.config.window.min(FIRST_WINDOW);
@@ -263,8 +206,10 @@ impl Session {
             })
             .min();
         let late = self.receiver.as_ref().and_then(Receiver::next_timeout);
-        let next_until = self.transfer.as_ref().and_then(Transfer::next_until);
-        [held, self.progress.next_timeout(), late, next_until]
+        let transfer = self.transfer.as_ref();
+        let arrives = transfer.and_then(Transfer::arrives_until);
+        let sent = transfer.and_then(Transfer::sent_until);
+        [held, self.progress.next_timeout(), late, arrives, sent]
             .into_iter()
             .flatten()
             .min()
@@ -339,189 +284,6 @@ impl Session {
             Ok(Event::KeepaliveAck | Event::Other) => {}
             Err(error) => self.refuse(error.to_string()),
         }
-    }
-
-    fn request(&mut self, now: Instant, request: Request) {
-        let same = |other: &Request| other.is_for_same(&request);
-        let repeated = self.waiting.iter().any(|w| same(&w.request))
-            || self.transfer.as_ref().is_some_and(|t| same(&t.request));
-        if repeated {
-            // It will be answered once (protocol.md: field clients ask again after 3 s).
-            return;
-        }
-        let id = RequestId(self.next_id);
-        let waiting = Waiting {
-            id,
-            request: request.clone(),
-            since: now,
-            state: WaitState::Asked { held: false },
-        };
-        if self.stopping || self.waiting.push_back(waiting).is_err() {
-            self.lack(request);
-            return;
-        }
-        self.next_id = self.next_id.wrapping_add(1);
-        self.push(Output::Find {
-            id,
-            request,
-            asked: now,
-        });
-    }
-
-    fn found(&mut self, now: Instant, id: RequestId, found: Found) {
-        let hold = self.config.request_hold;
-        let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) else {
-            // It has had its LACK in the meantime.
-            if matches!(found, Found::Ready { .. }) {
-                self.push(Output::Release(id));
-            }
-            return;
-        };
-        let WaitState::Asked { held } = waiting.state else {
-            return;
-        };
-        let may_wait = now < waiting.since + hold;
-        match found {
-            Found::Ready {
-                size,
-                crc32c,
-                available,
-                whole_at,
-            } => {
-                let in_time = waiting.since + CUT_THROUGH_WITHIN;
-                if available == size || whole_at.is_some_and(|at| at <= in_time) {
-                    waiting.state = WaitState::Ready {
-                        size,
-                        crc32c,
-                        available,
-                        held,
-                    };
-                    return;
-                }
-                self.push(Output::Release(id));
-                match may_wait {
-                    true => self.retry(id, now + TOO_SLOW_RETRY),
-                    false => self.lack_where(|w| w.id == id),
-                }
-            }
-            Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
-            Found::NoRoom if may_wait => self.retry(id, now + NO_ROOM_RETRY),
-            Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
-        }
-    }
-
-    fn retry(&mut self, id: RequestId, at: Instant) {
-        if let Some(waiting) = self.waiting.iter_mut().find(|w| w.id == id) {
-            waiting.state = WaitState::Held { retry_at: Some(at) };
-        }
-    }
-
-    fn grown(&mut self, id: RequestId, now_available: usize) {
-        if let Some(transfer) = self.transfer.as_mut().filter(|t| t.id == id) {
-            transfer.available = now_available;
-        }
-        for waiting in self.waiting.iter_mut().filter(|w| w.id == id) {
-            if let WaitState::Ready { available, .. } = &mut waiting.state {
-                *available = now_available;
-            }
-        }
-    }
-
-    /// What has not begun can still wait for another attempt; what has begun cannot be taken back.
-    fn broken(&mut self, id: RequestId) {
-        if self.transfer.as_ref().is_some_and(|t| t.id == id) {
-            return self.close(CloseReason::Broken);
-        }
-        let ready = |w: &&mut Waiting| w.id == id && matches!(w.state, WaitState::Ready { .. });
-        if let Some(waiting) = self.waiting.iter_mut().find(ready) {
-            waiting.state = WaitState::Held { retry_at: None };
-            self.push(Output::Release(id));
-        }
-    }
-
-    /// Asks the store again for what is held and chosen.
-    fn ask_again(&mut self, chosen: impl Fn(&Waiting) -> bool) {
-        let mut asked: Deque<Output, MAX_WAITING> = Deque::new();
-        for waiting in self.waiting.iter_mut() {
-            if matches!(waiting.state, WaitState::Held { .. }) && chosen(waiting) {
-                waiting.state = WaitState::Asked { held: true };
-                // Holds as many as there can be waiting.
-                let _ = asked.push_back(Output::Find {
-                    id: waiting.id,
-                    request: waiting.request.clone(),
-                    asked: waiting.since,
-                });
-            }
-        }
-        while let Some(output) = asked.pop_front() {
-            self.push(output);
-        }
-    }
-
-    /// Answers with LACK what waits and is chosen, except what has its segment already.
-    fn lack_where(&mut self, chosen: impl Fn(&Waiting) -> bool) {
-        for _ in 0..self.waiting.len() {
-            let Some(waiting) = self.waiting.pop_front() else {
-                return;
-            };
-            if chosen(&waiting) && !matches!(waiting.state, WaitState::Ready { .. }) {
-                self.lack(waiting.request);
-            } else {
-                // There is room: one was just taken out.
-                let _ = self.waiting.push_back(waiting);
-            }
-        }
-    }
-
-    /// Begins to send the segment that has been ready for longest.
-    fn begin(&mut self, current: Option<MediaSequence>) -> Option<Output> {
-        let mut begun = None;
-        for _ in 0..self.waiting.len() {
-            let waiting = self.waiting.pop_front()?;
-            match waiting.state {
-                WaitState::Ready {
-                    size,
-                    crc32c,
-                    available,
-                    held,
-                } if begun.is_none() => {
-                    begun = Some((waiting, size, crc32c, available, held));
-                }
-                _ => {
-                    let _ = self.waiting.push_back(waiting);
-                }
-            }
-        }
-        let (waiting, size, crc32c, available, held) = begun?;
-        let Waiting {
-            id, request, since, ..
-        } = waiting;
-        let packets = Packets::new(size, self.config.packet_size);
-        self.push(Output::Answered(if held {
-            Answer::Held
-        } else {
-            Answer::Hit
-        }));
-        self.transfer = Some(Transfer {
-            id,
-            request: request.clone(),
-            since,
-            packets,
-            next: 0,
-            available,
-        });
-        Some(Output::Send(Message::Binary(BinaryHeader {
-            request,
-            attachments: packets.count(),
-            size,
-            current,
-            crc32c,
-        })))
-    }
-
-    fn lack(&mut self, request: Request) {
-        self.push(Output::Send(Message::Lack(request)));
-        self.push(Output::Answered(Answer::Lack));
     }
 
     fn refuse(&mut self, reason: String) {

@@ -1,6 +1,7 @@
 //! Asking a sibling, in virtual time.
 
 use super::*;
+use crate::wire::Request;
 
 const CONFIG: SessionConfig = SessionConfig {
     request_hold: Duration::from_millis(900),

@@ -429,20 +429,44 @@ fn a_segment_that_breaks_off_while_it_is_sent_ends_the_channel() {
 }
 
 #[test]
-fn a_segment_that_breaks_off_before_it_is_sent_is_waited_for_again() {
+fn what_is_still_arriving_waits_until_nothing_else_is_being_sent() {
     let mut f = Fixture::new();
     f.request("a.ts");
-    f.answer(ready(3000));
-    f.outstanding = CONFIG.window;
+    f.answer(ready(9000));
     f.drain();
     f.request("b.ts");
-    let found = growing(&f, 0, 500);
+    let found = growing(&f, 1500, 500);
     let id = f.answer(found);
-    f.drain();
-    f.input(Input::Broken(id));
     assert_eq!(f.drain(), [Output::Release(id)]);
-    f.input(Input::StoreChanged);
-    f.answer(ready(10));
+    f.outstanding = 0;
+    f.drain();
+    f.outstanding = 0;
+    f.drain();
+    f.outstanding = 0;
+    f.drain();
+    f.advance(100);
+    let found = growing(&f, 2500, 500);
+    f.answer(found);
+    assert_eq!(packets(&f.drain()), [0..1000, 1000..2000]);
+}
+
+#[test]
+fn a_viewer_that_takes_a_segment_in_drop_by_drop_is_closed() {
+    let mut f = Fixture::new();
+    f.request("a.ts");
+    f.answer(ready(1_000_000));
+    let mut sent = f.drain();
+    for _ in 0..6 {
+        // Something is acknowledged every five seconds.
+        let (now, outstanding) = (f.now, f.outstanding);
+        f.session.settle(now, outstanding, CURRENT);
+        f.outstanding -= 1000;
+        f.session.settle(now, f.outstanding, CURRENT);
+        assert!(!sent.contains(&Output::Close(CloseReason::Stuck)));
+        f.advance(5000);
+        sent = f.drain();
+    }
+    assert_eq!(sent.last(), Some(&Output::Close(CloseReason::Stuck)));
 }
 
 #[test]

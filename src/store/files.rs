@@ -126,11 +126,6 @@ impl PartFile {
         &self.path
     }
 
-    /// Its bytes on the disk.
-    pub(super) fn occupied(&self) -> u64 {
-        self.file.about().map_or(0, |(bytes, _)| bytes)
-    }
-
     /// Reads bytes back.
     pub(super) fn read_back(&self, at: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         self.file.read(at, len).map_err(StoreError::at(&self.path))
@@ -243,9 +238,13 @@ pub(super) fn scan(
         if !go_on() {
             return Ok(Scan::default());
         }
-        let Some(segment) = look_at(disk, &path) else {
-            found.useless.push((path.clone(), size(&path)));
-            continue;
+        let segment = match look_at(disk, &path) {
+            Ok(Some(segment)) => segment,
+            Err(error) if error.is_about_us() => continue,
+            Ok(None) | Err(_) => {
+                found.useless.push((path.clone(), size(&path)));
+                continue;
+            }
         };
         let key = (segment.rendition(), segment.sequence());
         let older = match newest.get(&key) {
@@ -284,12 +283,15 @@ pub(super) fn remove_others(disk: &Disk, dir: &Path, channels: &[ChannelName]) {
     }
 }
 
-/// The segment in a file, by its trailer.
-fn look_at(disk: &Disk, path: &Path) -> Option<Segment> {
-    let file = disk.open(path).ok()?;
-    let (bytes, written) = file.about().ok()?;
-    let trailer = Trailer::read(&file, bytes).ok()??;
-    Some(Segment::in_file(path.to_owned(), bytes, trailer, written))
+/// The segment in a file, by its trailer; `None` if that is not sound.
+fn look_at(disk: &Disk, path: &Path) -> Result<Option<Segment>, StoreError> {
+    let read = || {
+        let file = disk.open(path)?;
+        let (bytes, written) = file.about()?;
+        Ok((bytes, written, Trailer::read(&file, bytes)?))
+    };
+    let (bytes, written, trailer) = read().map_err(StoreError::at(path))?;
+    Ok(trailer.map(|trailer| Segment::in_file(path.to_owned(), bytes, trailer, written)))
 }
 
 /// Runs blocking work off the async workers.

@@ -11,6 +11,12 @@ use super::Segment;
 use super::disk::DiskFile;
 use super::inner::Inner;
 
+/// From when on the pace of a segment says anything: the first bytes of a slow one come at once, out of
+/// buffers on the way.
+const TELLING_TIME: Duration = Duration::from_millis(100);
+/// Or as soon as this part of it is here: an eighth.
+const TELLING_PART: usize = 8;
+
 /// How far a segment has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
@@ -79,7 +85,11 @@ impl Growing {
     }
 
     fn whole_at(&self, available: usize, now: Instant) -> Option<Instant> {
-        let so_far = now.saturating_duration_since(self.began).as_secs_f64();
+        let so_far = now.saturating_duration_since(self.began);
+        if so_far < TELLING_TIME && available < self.length / TELLING_PART {
+            return None;
+        }
+        let so_far = so_far.as_secs_f64();
         let remaining = self.length.saturating_sub(available) as f64;
         let more = Duration::try_from_secs_f64(so_far * remaining / available as f64);
         now.checked_add(more.ok()?)
@@ -107,10 +117,10 @@ pub(super) struct Grower {
 }
 
 impl Grower {
-    pub(super) fn new(inner: &Arc<Inner>, length: usize) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, length: usize, began: Instant) -> Self {
         let growing = Growing {
             length,
-            began: Instant::now(),
+            began,
             file: OnceLock::new(),
             state: Mutex::new(State::Written(0)),
         };

@@ -64,9 +64,11 @@ impl Health {
     }
 
     /// An [`Advice::Try`] came to nothing, through no fault of the disk's.
-    pub(super) fn untried(&mut self) {
-        if let Some(ailment) = &mut self.ailment {
-            ailment.trying = false;
+    pub(super) fn untried(&mut self, now: Instant) {
+        if let Some(ailment) = &mut self.ailment
+            && std::mem::take(&mut ailment.trying)
+        {
+            ailment.next_try = now + RETRY;
         }
     }
 
@@ -117,9 +119,11 @@ mod tests {
         let later = start + RETRY;
         assert_eq!(health.advice(later), Advice::Try);
         assert_eq!(health.advice(later), Advice::Spare, "one at a time");
-        health.untried();
+        health.untried(later);
+        assert_eq!(health.advice(later), Advice::Spare);
+        let later = later + RETRY;
         assert_eq!(health.advice(later), Advice::Try);
-        assert_eq!(health.works(later), Some(RETRY));
+        assert_eq!(health.works(later), Some(RETRY + RETRY));
         assert_eq!(health.advice(later), Advice::Write);
         assert_eq!(health.works(later), None);
     }

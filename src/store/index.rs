@@ -88,9 +88,9 @@ pub(super) enum Lookup<S> {
     /// An earlier run stored it, and nobody has seen yet whether it still is whole.
     Unproven(S, Ticket),
     /// On its way.
-    Arriving(Ticket),
+    Coming(Ticket),
     /// It is here, and whether it is still what is meant by its name will be known in a moment.
-    Coming,
+    Unconfirmed,
     /// Not announced yet, but just past what is.
     Ahead,
     Absent,

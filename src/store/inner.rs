@@ -1,9 +1,8 @@
 //! What every clone of the store shares.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,22 +10,18 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 
 use super::disk::Disk;
-use super::files::{self, Names, Scan};
+use super::files::Names;
+use super::folder::Folder;
 use super::growing::Growing;
 use super::health::Health;
 use super::index::{Index, Pool, Ticket};
 use super::leaving::Leaving;
 use super::prover::Prover;
-use super::{Segment, StoreError, tell_clash};
+use super::{Segment, StoreError};
 use crate::budget::Budget;
 use crate::config::StoreConfig;
 use crate::ids::{ChannelName, RenditionIndex};
 use crate::metrics::Metrics;
-
-/// How long a start waits for the folder: a box that is being restarted, or is given another
-/// configuration, may take this long to let go of it.
-pub(super) const LOCK_WITHIN: Duration = Duration::from_secs(2);
-const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -47,19 +42,8 @@ pub(super) struct Inner {
     pub(super) playlists: Mutex<HashMap<(ChannelName, RenditionIndex), Followed>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) names: Arc<Names>,
-    pub(super) lock: Mutex<Folder>,
+    pub(super) folder: Folder,
     pub(super) leaving: Leaving,
-}
-
-/// Whether the folder is this store's.
-#[derive(Debug)]
-pub(super) enum Folder {
-    /// It is, for as long as this is open.
-    Held(File),
-    /// It could not be had because the disk fails.
-    NotHeld,
-    /// Not any more, nor will it be again.
-    Closed,
 }
 
 /// The playlist that a rendition stands for.
@@ -102,7 +86,7 @@ impl Inner {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn folder(&self, channel: &ChannelName) -> PathBuf {
+    pub(super) fn folder_of(&self, channel: &ChannelName) -> PathBuf {
         self.config.dir.join(channel.as_str())
     }
 
@@ -161,18 +145,37 @@ impl Inner {
 
     pub(super) fn evict_from_memory(self: &Arc<Self>, bytes: u64) {
         let evicted = self.index().evict_from_memory(bytes);
-        if !evicted.is_empty() {
-            self.evicted(evicted);
+        match evicted.is_empty() {
+            true => self.sweep(),
+            false => self.evicted(evicted),
         }
     }
 
     /// Segments of whatever channels were taken out, to make room.
     pub(super) fn evicted(self: &Arc<Self>, evicted: Vec<Arc<Segment>>) {
         self.discard(evicted);
+        self.count_all();
+    }
+
+    pub(super) fn count_all(&self) {
         for channel in &self.channels {
             self.count(channel);
         }
         self.changed();
+    }
+
+    /// Waits for what is asked of the disk: one that does not answer fails.
+    pub(super) async fn patiently<T>(
+        &self,
+        within: Duration,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let Ok(result) = tokio::time::timeout(within, work).await else {
+            let hangs = StoreError::at(&self.config.dir)(io::ErrorKind::TimedOut.into());
+            self.disk_failed(&hangs);
+            return Err(hangs);
+        };
+        result
     }
 
     pub(super) fn disk_failed(&self, error: &StoreError) {
@@ -201,90 +204,6 @@ impl Inner {
         self.look_again();
     }
 
-    /// Looks once more for what earlier runs left, where that could not be seen before.
-    fn look_again(self: &Arc<Self>) {
-        let unseen =
-            |channel: &&ChannelName| self.scans.get(*channel).is_some_and(|s| !s.initialized());
-        let unseen: Vec<ChannelName> = self.channels.iter().filter(unseen).cloned().collect();
-        if let (false, Ok(runtime)) = (unseen.is_empty(), Handle::try_current()) {
-            let inner = Arc::clone(self);
-            runtime.spawn(async move {
-                for channel in unseen {
-                    inner.recover(&channel).await;
-                }
-            });
-        }
-    }
-
-    /// Takes in what earlier runs left of a channel, once.
-    pub(super) async fn recover(self: &Arc<Self>, channel: &ChannelName) {
-        let Some(scan) = self.scans.get(channel) else {
-            return;
-        };
-        let scanned = scan.get_or_try_init(async || {
-            self.hold_folder()?;
-            let (disk, folder) = (self.disk.clone(), self.folder(channel));
-            let weak = Arc::downgrade(self);
-            // Whoever closes the store, or lets go of it, ends it.
-            let go_on = move || weak.upgrade().is_some_and(|inner| !inner.is_closed());
-            let names = Arc::clone(&self.names);
-            let scan = move || files::scan(&disk, &folder, &names, go_on);
-            let found = files::blocking(scan).await?;
-            self.take_in(channel, found);
-            Ok::<_, StoreError>(())
-        });
-        if let Err(error) = scanned.await {
-            log::debug!("channel {channel}: what earlier runs left cannot be seen: {error}");
-        }
-    }
-
-    fn take_in(self: &Arc<Self>, channel: &ChannelName, found: Scan) {
-        let mut removed = Vec::new();
-        for segment in found.segments {
-            let outcome = self.index().restore(channel, Arc::new(segment));
-            tell_clash(channel, outcome.first_clash);
-            removed.extend(outcome.removed);
-        }
-        if !found.useless.is_empty() {
-            let (count, dir) = (found.useless.len(), self.folder(channel));
-            log::info!(
-                "{count} files in {} are of no use any more, deleted",
-                dir.display()
-            );
-        }
-        for (path, bytes) in found.useless {
-            self.remember(path, bytes);
-        }
-        self.after_change(channel, removed);
-        let surplus = self.index().evict_surplus();
-        self.evicted(surplus);
-        self.delete_in_background();
-    }
-
-    /// Makes sure that the folder is this store's: somebody may have wiped it and another box taken
-    /// what is in its place, and at the start it may not have been to be had.
-    pub(super) fn hold_folder(&self) -> Result<(), StoreError> {
-        let mut folder = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let dir = &self.config.dir;
-        match &*folder {
-            Folder::Closed => Err(StoreError::NotWanted),
-            Folder::Held(held) if self.disk.is_at(held, dir) => Ok(()),
-            Folder::Held(_) | Folder::NotHeld => {
-                *folder = Folder::Held(lock(&self.disk, dir, Duration::ZERO)?);
-                Ok(())
-            }
-        }
-    }
-
-    pub(super) fn close(&self) {
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Folder::Closed;
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        let folder = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(*folder, Folder::Closed)
-    }
-
     fn count(&self, channel: &ChannelName) {
         let index = self.index();
         let summary = index.summary(channel);
@@ -295,19 +214,6 @@ impl Inner {
         self.metrics.store_memory_bytes.set(gauge(memory));
         let segments = gauge(summary.segments as u64);
         self.metrics.channel(channel).store_segments.set(segments);
-    }
-}
-
-/// Makes the folder, and takes it for this store; waits so long for another box to let go of it.
-pub(super) fn lock(disk: &Disk, dir: &Path, within: Duration) -> Result<File, StoreError> {
-    disk.make_folder(dir).map_err(StoreError::at(dir))?;
-    let give_up = Instant::now() + within;
-    loop {
-        match disk.lock(dir).map_err(StoreError::at(dir))? {
-            Some(lock) => return Ok(lock),
-            None if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
-            None => return Err(StoreError::InUse(dir.to_owned())),
-        }
     }
 }
 

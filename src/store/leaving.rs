@@ -2,10 +2,12 @@
 //! is deleted and the last of its readers has let go of it.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::disk::DiskFile;
 use super::index::Pool;
 use super::inner::{Inner, in_background};
 use super::{Segment, StoreError};
@@ -25,16 +27,42 @@ struct State {
     /// Their files are to be deleted.
     doomed: VecDeque<Doomed>,
     /// What has no file, or none any more, and is perhaps being read.
-    held: Vec<Arc<Segment>>,
+    held: Vec<Held>,
     /// Somebody is at it: one at a time, so that a disk that hangs does not take every thread.
     deleting: bool,
 }
 
 #[derive(Debug)]
-enum Doomed {
+struct Doomed {
+    path: PathBuf,
+    held: Held,
+    /// That it cannot be deleted has been said.
+    told: bool,
+}
+
+#[derive(Debug)]
+enum Held {
     Segment(Arc<Segment>),
-    /// What never became one, and could not be deleted; and its bytes.
-    File(PathBuf, u64),
+    /// What never became one: its bytes, and the file if it is open.
+    File(u64, Option<Arc<DiskFile>>),
+}
+
+impl Held {
+    fn is_read(&self) -> bool {
+        match self {
+            Self::Segment(segment) => Arc::strong_count(segment) > 1,
+            Self::File(_, file) => file
+                .as_ref()
+                .is_some_and(|file| Arc::strong_count(file) > 1),
+        }
+    }
+
+    fn room(&self) -> (Pool, u64) {
+        match self {
+            Self::Segment(segment) => (segment.pool(), segment.occupied()),
+            Self::File(bytes, _) => (Pool::Disk, *bytes),
+        }
+    }
 }
 
 impl Leaving {
@@ -47,28 +75,38 @@ impl Leaving {
 impl Inner {
     /// Sees that what was taken out of the index goes, off the caller's thread.
     pub(super) fn discard(self: &Arc<Self>, removed: Vec<Arc<Segment>>) {
-        if removed.is_empty() {
-            return;
-        }
-        let mut state = self.leaving.state();
-        for segment in removed {
-            match segment.path() {
-                Some(_) => state.doomed.push_back(Doomed::Segment(segment)),
-                None => state.held.push(segment),
-            }
-        }
-        let idle = !state.doomed.is_empty() && !state.deleting;
-        drop(state);
+        let files = self.doom(removed);
         self.sweep();
-        if idle {
+        if files {
             self.delete_in_background();
         }
     }
 
-    /// A file that is no segment could not be deleted: it takes this room until it can.
-    pub(super) fn remember(&self, path: PathBuf, bytes: u64) {
+    /// What was taken out of the index is to go: the files among it, if there are any, by
+    /// [`Self::delete`].
+    pub(super) fn doom(&self, removed: Vec<Arc<Segment>>) -> bool {
+        let mut files = false;
+        let mut state = self.leaving.state();
+        for segment in removed {
+            match segment.path().map(Path::to_owned) {
+                Some(path) => {
+                    files = true;
+                    let held = Held::Segment(segment);
+                    let told = false;
+                    state.doomed.push_back(Doomed { path, held, told });
+                }
+                None => state.held.push(Held::Segment(segment)),
+            }
+        }
+        files
+    }
+
+    /// A file that is no segment is to be deleted, and takes this room until it is.
+    pub(super) fn doom_file(&self, path: PathBuf, bytes: u64, file: Option<Arc<DiskFile>>) {
         self.index().leaves(Pool::Disk, bytes);
-        let doomed = Doomed::File(path, bytes);
+        let held = Held::File(bytes, file);
+        let told = false;
+        let doomed = Doomed { path, held, told };
         self.leaving.state().doomed.push_back(doomed);
     }
 
@@ -82,71 +120,71 @@ impl Inner {
         });
     }
 
-    /// Deletes all that is to be deleted, or waits until somebody else has, for a moment.
+    /// Deletes all that is to be deleted, or waits until somebody else has tried to.
     ///
     /// # Errors
-    /// That of the first file that cannot be deleted; what is left is tried again the next time.
+    /// That of a file that cannot be deleted, after all others have been tried; it is tried again the
+    /// next time. [`io::ErrorKind::TimedOut`] if somebody else does not come to an end.
     pub(super) fn delete(&self) -> Result<(), StoreError> {
+        let result = self.delete_once();
+        self.sweep();
+        result
+    }
+
+    fn delete_once(&self) -> Result<(), StoreError> {
         let mut state = self.leaving.state();
         if state.deleting {
             let deleted = &self.leaving.deleted;
             let others = deleted.wait_timeout_while(state, DELETED_WITHIN, |s| s.deleting);
-            drop(others);
-            self.sweep();
-            return Ok(());
+            let (state, waited) = others.unwrap_or_else(PoisonError::into_inner);
+            drop(state);
+            return match waited.timed_out() {
+                true => Err(StoreError::at(&self.config.dir)(
+                    io::ErrorKind::TimedOut.into(),
+                )),
+                false => Ok(()),
+            };
         }
         state.deleting = true;
-        let mut failed = None;
-        while failed.is_none()
-            && let Some(doomed) = state.doomed.pop_front()
-        {
+        let mut result = Ok(());
+        let mut failed = Vec::new();
+        while let Some(mut doomed) = state.doomed.pop_front() {
             drop(state);
-            failed = self.delete_one(&doomed).err();
+            let deleted = self.disk.remove(&doomed.path);
+            let deleted = deleted.map_err(StoreError::at(&doomed.path));
             state = self.leaving.state();
-            match doomed {
-                // Further ones would fail too.
-                doomed if failed.is_some() => state.doomed.push_front(doomed),
-                Doomed::Segment(segment) => state.held.push(segment),
-                Doomed::File(_, bytes) => self.index().left(Pool::Disk, bytes),
+            match deleted {
+                Ok(()) => state.held.push(doomed.held),
+                Err(error) => {
+                    if !std::mem::replace(&mut doomed.told, true) {
+                        log::warn!(
+                            "{error}: it cannot be deleted, and takes its room until it can"
+                        );
+                    }
+                    failed.push(doomed);
+                    result = Err(error);
+                }
             }
         }
+        state.doomed.extend(failed);
         state.deleting = false;
         drop(state);
         self.leaving.deleted.notify_all();
-        self.sweep();
-        match failed {
-            Some(error) => {
-                self.disk_failed(&error);
-                Err(error)
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn delete_one(&self, doomed: &Doomed) -> Result<(), StoreError> {
-        let path = match doomed {
-            Doomed::Segment(segment) => segment.path(),
-            Doomed::File(path, _) => Some(path.as_path()),
-        };
-        let path = path.unwrap_or(std::path::Path::new(""));
-        self.disk.remove(path).map_err(StoreError::at(path))
+        result
     }
 
     /// Lets go of what nobody reads any more.
     pub(super) fn sweep(&self) {
-        let mut gone = Vec::new();
         let mut state = self.leaving.state();
-        state.held.retain(|segment| {
-            let read = Arc::strong_count(segment) > 1;
+        // Under the lock: whoever finds nothing to sweep may count on its room.
+        let mut index = self.index();
+        state.held.retain(|held| {
+            let read = held.is_read();
             if !read {
-                gone.push((segment.pool(), segment.occupied()));
+                let (pool, bytes) = held.room();
+                index.left(pool, bytes);
             }
             read
         });
-        drop(state);
-        let mut index = self.index();
-        for (pool, bytes) in gone {
-            index.left(pool, bytes);
-        }
     }
 }

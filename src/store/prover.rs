@@ -2,11 +2,16 @@
 //! several at once. What somebody asks for goes first.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::index::Ticket;
-use super::{Inner, Segment, in_background};
+use super::{Inner, Segment, StoreError, in_background};
 use crate::ids::ChannelName;
+
+/// How soon a segment is read again that could not be for want of descriptors.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What is to be read. Bounded by what is stored: each is here once.
 #[derive(Debug, Default)]
@@ -103,13 +108,21 @@ fn prove_all(store: &Weak<Inner>) {
         if !stands {
             continue;
         }
+        let path = proof.segment.path().unwrap_or(Path::new("")).to_owned();
         let whole = proof.segment.is_whole(&disk);
-        if !matches!(whole, Ok(true)) {
-            let path = proof.segment.path().unwrap_or(std::path::Path::new(""));
-            match &whole {
-                Err(error) => log::warn!("{}: {error}; deleted", path.display()),
-                Ok(_) => log::warn!("{} is not whole, deleted", path.display()),
+        let whole = whole.map_err(StoreError::at(&path));
+        if whole.as_ref().is_err_and(StoreError::is_about_us) {
+            // It is tried again when there are descriptors, or memory, once more.
+            std::thread::sleep(AGAIN_AFTER);
+            if let Some(inner) = store.upgrade() {
+                inner.prover().add(proof, false);
             }
+            continue;
+        }
+        match &whole {
+            Ok(true) => {}
+            Ok(false) => log::warn!("{} is not whole, deleted", path.display()),
+            Err(error) => log::warn!("{error}; deleted"),
         }
         if let Some(inner) = store.upgrade() {
             inner.proved(&proof, matches!(whole, Ok(true)));

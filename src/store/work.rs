@@ -108,11 +108,12 @@ impl Drop for Work {
         };
         let (part, is_try) = (part.take(), *is_try);
         if is_try {
-            self.inner().health().untried();
+            self.inner().health().untried(Instant::now());
         }
         if let Some(part) = part {
             let inner = self.inner();
-            inner.remember(part.path().to_owned(), self.length);
+            let (path, file) = (part.path().to_owned(), Arc::clone(part.file()));
+            inner.doom_file(path, self.length, Some(file));
             inner.delete_in_background();
         }
     }
@@ -135,7 +136,7 @@ impl Work {
         let playlist = inner.playlist(channel, announced.rendition);
         let playlist = playlist.unwrap_or_default();
         let name = inner.names.next(announced.rendition.0, announced.sequence);
-        let path = inner.folder(channel).join(name);
+        let path = inner.folder_of(channel).join(name);
         let mut work = Work {
             place: Place::Disk {
                 part: None,
@@ -167,14 +168,14 @@ impl Work {
     }
 
     /// Lets it be read from now on, if its length is known.
-    pub(super) fn serve_meanwhile(&mut self) {
+    pub(super) fn serve_meanwhile(&mut self, since: Instant) {
         // It fits: what is read comes through memory.
-        if let Some(length) = self
+        let length = self
             .expected
-            .and_then(|length| usize::try_from(length).ok())
-        {
+            .and_then(|length| usize::try_from(length).ok());
+        if let Some(length) = length.filter(|length| *length > 0) {
             let inner = self.inner();
-            let grower = Grower::new(&inner, length);
+            let grower = Grower::new(&inner, length, since);
             inner.grows(self.ticket, grower.growing());
             self.grower = Some(grower);
         }
@@ -234,7 +235,9 @@ impl Work {
         let inner = self.inner();
         let (dir, min_free) = (&inner.config.dir, inner.config.min_free);
         let mut patient = true;
+        let mut failed = None;
         loop {
+            inner.sweep();
             // The file system is asked at each step only: others may fill it at any time anyway.
             let free = inner.disk.free_bytes(dir);
             let wish = Wish {
@@ -250,15 +253,17 @@ impl Work {
                     return Ok(());
                 }
                 Room::Evicted(segments) => {
-                    inner.evicted(segments);
-                    inner.delete()?;
+                    inner.doom(segments);
+                    inner.count_all();
+                    failed = inner.delete().err();
+                    inner.changed();
                 }
                 // What is left after that is being read, or cannot be deleted.
                 Room::Leaving => {
-                    inner.delete()?;
+                    failed = inner.delete().err();
                     patient = false;
                 }
-                Room::Taken => return Err(StoreError::NoRoom { wanted: more }),
+                Room::Taken => return Err(failed.unwrap_or(StoreError::NoRoom { wanted: more })),
                 Room::Never => {
                     return Err(StoreError::NotFree {
                         dir: dir.clone(),
@@ -272,7 +277,7 @@ impl Work {
 
     /// After `error` of the disk: what it has taken is read back, and goes on in memory.
     fn rescue(&mut self, error: StoreError) -> Result<(), StoreError> {
-        if !error.is_the_disks() {
+        if !error.is_the_disks() || error.is_about_us() {
             return Err(error);
         }
         let inner = self.inner();
@@ -288,7 +293,10 @@ impl Work {
             None => self.hold(0),
         };
         if let Some(part) = part {
-            self.delete(&part);
+            let (path, file) = (part.path().to_owned(), Arc::clone(part.file()));
+            inner.doom_file(path, self.length, Some(file));
+            // What cannot be deleted is remembered.
+            let _ = inner.delete();
         }
         drop(on_disk);
         match moved? {
@@ -312,13 +320,6 @@ impl Work {
             bytes.extend_from_slice(&piece);
         }
         Ok(crc == self.crc)
-    }
-
-    fn delete(&self, part: &PartFile) {
-        let inner = self.inner();
-        if inner.disk.remove(part.path()).is_err() {
-            inner.remember(part.path().to_owned(), part.occupied());
-        }
     }
 
     /// What was set aside on the disk.
@@ -355,6 +356,7 @@ impl Work {
             patient: false,
         };
         loop {
+            inner.sweep();
             let room = inner.index().reserve(&self.channel, &self.announced, wish);
             match room {
                 Room::Made => break,
@@ -409,7 +411,8 @@ impl Work {
         } = &self.place
         {
             let tried = *is_try;
-            match part.keep(&self.path, &trailer) {
+            let held = inner.hold_folder();
+            match held.and_then(|()| part.keep(&self.path, &trailer)) {
                 Ok(segment) => {
                     self.place = NOWHERE;
                     return self.publish(segment, tried);

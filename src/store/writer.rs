@@ -1,9 +1,8 @@
 //! One segment on its way into the store.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::files::blocking;
 use super::work::Work;
@@ -49,6 +48,8 @@ impl SegmentWriter {
         announced: &Announced,
         expected: Option<u64>,
     ) -> Result<Self, StoreError> {
+        // What there is already takes its room.
+        inner.recover_all().await;
         let (store, channel) = (Arc::clone(inner), channel.clone());
         let announced = announced.clone();
         // Room is made by deleting files.
@@ -60,7 +61,7 @@ impl SegmentWriter {
             }
             Ok(Box::new(work?))
         });
-        let work = work.await?;
+        let work = store.patiently(HANGS_AFTER, work).await?;
         Ok(Self {
             expected,
             expected_crc32c: None,
@@ -76,11 +77,11 @@ impl SegmentWriter {
         self.expected_crc32c = Some(crc32c);
     }
 
-    /// Lets the segment be read while it arrives, if its length is known: not for bytes that may turn
-    /// out to be wrong.
-    pub fn serve_meanwhile(&mut self) {
+    /// Lets the segment be read while it arrives, which it has done since then, if its length is
+    /// known: not for bytes that may turn out to be wrong.
+    pub fn serve_meanwhile(&mut self, since: Instant) {
         if let Some(work) = &mut self.work {
-            work.serve_meanwhile();
+            work.serve_meanwhile(since);
         }
     }
 
@@ -126,21 +127,8 @@ impl SegmentWriter {
         let work = self.work.take().ok_or(StoreError::NotWanted)?;
         let expected_crc32c = self.expected_crc32c;
         // To its end on that thread: whoever gives up half-way leaves no file without an entry.
-        self.patiently(blocking(move || work.finish(expected_crc32c)))
-            .await
-    }
-
-    /// A disk that does not answer fails.
-    async fn patiently<T>(
-        &self,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let Ok(result) = tokio::time::timeout(HANGS_AFTER, work).await else {
-            let hangs = StoreError::at(&self.inner.config.dir)(io::ErrorKind::TimedOut.into());
-            self.inner.disk_failed(&hangs);
-            return Err(hangs);
-        };
-        result
+        let finish = blocking(move || work.finish(expected_crc32c));
+        self.inner.patiently(HANGS_AFTER, finish).await
     }
 
     async fn flush(&mut self) -> Result<(), StoreError> {
@@ -154,7 +142,7 @@ impl SegmentWriter {
             buffer.clear();
             Ok((work, buffer))
         });
-        let (work, buffer) = self.patiently(put).await?;
+        let (work, buffer) = self.inner.patiently(HANGS_AFTER, put).await?;
         self.work = Some(work);
         self.buffer = buffer;
         Ok(())

@@ -323,6 +323,62 @@ async fn what_memory_does_not_hold_is_refused_and_what_others_need_is_let_go() {
 }
 
 #[tokio::test]
+async fn memory_that_was_read_when_it_was_let_go_is_there_again_for_the_next_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, channel, announced) = store(dir.path(), u64::MAX);
+    let next = |sequence: u64| Announced {
+        sequence: MediaSequence(sequence),
+        uri: format!("{sequence}.ts").as_str().into(),
+        ..announced.clone()
+    };
+    let mut readers = Vec::new();
+    for sequence in 1..5 {
+        let announced = next(sequence);
+        store.announce(&channel, std::slice::from_ref(&announced));
+        let begun = store.begin(&channel, &announced, Some(3 << 20)).await;
+        if sequence == 2 {
+            // The first is let go for it, and is still being read.
+            assert!(matches!(begun, Err(StoreError::NoMemory)));
+            assert!(store.problem().unwrap().contains("no room"));
+            readers.clear();
+            continue;
+        }
+        let mut writer = begun.unwrap();
+        writer.write(&vec![7; 3 << 20]).await.unwrap();
+        writer.commit().await.unwrap();
+        let name = format!("{sequence}.ts");
+        let Found::Ready(reader) = store.find(&channel, &name, None) else {
+            panic!("{name} is stored");
+        };
+        readers = match sequence {
+            1 => vec![reader],
+            _ => Vec::new(),
+        };
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_deleted_keeps_no_other_from_it_and_the_disk_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = failing(Operation::Remove, 1, rustix::io::Errno::UCLEAN);
+    let (store, channel, announced) = store_on(disk, dir.path(), 0);
+    let mut writer = store
+        .begin(&channel, &announced, Some(200_000))
+        .await
+        .unwrap();
+    writer.write(&[1; 100_000]).await.unwrap();
+    drop(writer);
+    // It may have waited for the one in the background.
+    let _ = store.inner.delete();
+    assert!(store.inner.delete().is_err());
+    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
+    writer.write(b"new").await.unwrap();
+    writer.commit().await.unwrap();
+    assert_eq!((store.problem(), files(dir.path())), (None, 2));
+    assert_eq!(served(&store, &channel), b"new");
+}
+
+#[tokio::test]
 async fn two_stores_never_share_a_folder() {
     let dir = tempfile::tempdir().unwrap();
     let (first, ..) = store(dir.path(), 0);
@@ -383,7 +439,7 @@ async fn a_segment_is_read_while_it_is_written_and_goes_on_to_be_after_it_was_de
         .begin(&channel, &announced, Some(300_000))
         .await
         .unwrap();
-    writer.serve_meanwhile();
+    writer.serve_meanwhile(Instant::now());
     let reader = arriving(&store, &channel);
     let arrival = reader.arrival(Instant::now());
     let nothing = Arrival::Under {
@@ -419,14 +475,14 @@ async fn who_reads_a_segment_that_breaks_off_is_told_and_the_next_attempt_is_ano
         .begin(&channel, &announced, Some(300_000))
         .await
         .unwrap();
-    writer.serve_meanwhile();
+    writer.serve_meanwhile(Instant::now());
     writer.write(&[1; 200_000]).await.unwrap();
     let reader = arriving(&store, &channel);
     drop(writer);
     assert_eq!(reader.arrival(Instant::now()), Arrival::Broken);
     assert!(matches!(store.find(&channel, "1.ts", None), Found::Coming));
     let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.serve_meanwhile();
+    writer.serve_meanwhile(Instant::now());
     writer.write(b"new").await.unwrap();
     assert_eq!(arriving(&store, &channel).len(), 3);
     assert_eq!(reader.arrival(Instant::now()), Arrival::Broken);
@@ -437,7 +493,7 @@ async fn a_segment_whose_length_nobody_knows_is_not_read_before_it_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), 0);
     let mut writer = store.begin(&channel, &announced, None).await.unwrap();
-    writer.serve_meanwhile();
+    writer.serve_meanwhile(Instant::now());
     writer.write(&[1; 200_000]).await.unwrap();
     assert!(matches!(store.find(&channel, "1.ts", None), Found::Coming));
 }
@@ -453,7 +509,7 @@ async fn a_reader_gets_the_rest_of_a_segment_that_went_on_in_memory() {
             .begin(&channel, &announced, Some(300_000))
             .await
             .unwrap();
-        writer.serve_meanwhile();
+        writer.serve_meanwhile(Instant::now());
         writer.write(&body[..80_000]).await.unwrap();
         let reader = arriving(&store, &channel);
         writer.write(&body[80_000..]).await.unwrap();

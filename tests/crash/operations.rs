@@ -88,7 +88,12 @@ fn is_served(store: &Store, sequence: u64) -> bool {
     bytes.is_some()
 }
 
+/// As the box does it: what fails is tried once more.
 async fn fetch(store: &Store, sequence: u64) -> bool {
+    try_to_fetch(store, sequence).await || try_to_fetch(store, sequence).await
+}
+
+async fn try_to_fetch(store: &Store, sequence: u64) -> bool {
     let (segment, body) = (announced(sequence, PLAYLIST), body(sequence));
     store.announce(&super::news(), std::slice::from_ref(&segment));
     if store.recall(&super::news(), &segment).await {

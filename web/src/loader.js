@@ -7,8 +7,11 @@ import { Refusal } from './segment-channel.js';
 const LONGEST_MS = 2000;
 // A box that has the segment answers within this, so it is worth asking even when time is short.
 const SHORTEST_MS = 250;
-// Before playback: the box usually answers within this, and nobody is watching yet …
-const START_MS = 1000;
+// Before playback nobody is watching yet, and a box answers within this even if a packet of its answer
+// is lost and comes again by the timer of SCTP, after 1 s …
+const START_MS = 1500;
+// … of which this is for somebody to come: where there is no box, it is what that costs a viewer …
+const COMING_MS = 1000;
 // … but all the waiting before playback together is no longer than this.
 const START_TOTAL_MS = 2500;
 
@@ -102,7 +105,7 @@ export function createLoader(HttpLoader, swarm, player, onSegment) {
       let reason = null;
       try {
         // Only before playback is it worth waiting for somebody to come.
-        if (!player.playing() && swarm.hopeful) await swarm.whenOpen(asking.signal);
+        if (!player.playing() && swarm.hopeful) await swarm.whenOpen(Math.min(ms, COMING_MS), asking.signal);
         answer = await fromSwarm(swarm, wanted, asking.signal);
         // A holder that knows nothing of ranges, or means another one.
         const size = rangeEnd ? rangeEnd - rangeStart : answer.data.byteLength;

@@ -45,13 +45,14 @@ export class SegmentChannel {
   /**
    * `sn` is left out for what has no number. Resolves with { data, first }: an ArrayBuffer, and when its header came (performance.now()).
    * Rejects with a Refusal. When `signal` aborts, its reason is the refusal's; the answer that was
-   * asked for is still received, and thrown away. Until then the channel refuses as busy: whoever
-   * was late once is not waited for a second time.
+   * asked for is still received, and thrown away. Until it begins the channel refuses as busy: whoever
+   * was late once is not waited for a second time. An answer that has begun is soon over.
    */
   request({ url, sn }, signal) {
     return new Promise((resolve, reject) => {
       if (!this.open) return reject(new Refusal('closed'));
-      if (this.#asked?.abandoned || this.#waiting.length >= MAX_WAITING) return reject(new Refusal('busy'));
+      const late = this.#asked?.abandoned && !this.#asked.body;
+      if (late || this.#waiting.length >= MAX_WAITING) return reject(new Refusal('busy'));
       const ask = { url, sn, resolve, reject, body: null, abandoned: false };
       signal?.addEventListener('abort', () => {
         ask.abandoned = true;

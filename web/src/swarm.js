@@ -59,14 +59,16 @@ export class Swarm {
     return open.find((channel) => channel.idle) ?? open[0];
   }
 
-  /** Resolves when a channel is open, at the latest when `signal` aborts. */
-  whenOpen(signal) {
+  /** Resolves when a channel is open, at the latest after `ms` or when `signal` aborts. */
+  whenOpen(ms, signal) {
     if (this.connected) return Promise.resolve();
     return new Promise((resolve) => {
       const done = () => {
+        clearTimeout(timer);
         this.openWaiters.delete(done);
         resolve();
       };
+      const timer = setTimeout(done, ms);
       this.openWaiters.add(done);
       signal.addEventListener('abort', done, { once: true });
     });

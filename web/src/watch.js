@@ -98,6 +98,8 @@ function play(channel) {
     fLoader: createLoader(Hls.DefaultConfig.loader, swarm, player, onSegment),
     // A segment that is loaded only to measure the line would be asked for twice.
     testBandwidth: false,
+    // The box has whole segments; the parts of a low-latency playlist would all come over HTTP.
+    lowLatencyMode: false,
     // Long enough to step back a little, short enough for a small device.
     backBufferLength: 30,
   });

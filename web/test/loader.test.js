@@ -24,8 +24,8 @@ test('a slow origin is given more time, but never so much that the box is not as
   assert.equal(deadline({ ahead: 6, httpMs: 60_000, startedMs: null }), 2000);
 });
 
-test('before playback the box has 1 s, and 2.5 s altogether', () => {
-  assert.equal(deadline({ ahead: 0, httpMs: 300, startedMs: 0 }), 1000);
+test('before playback the box has 1.5 s, and 2.5 s altogether', () => {
+  assert.equal(deadline({ ahead: 0, httpMs: 300, startedMs: 0 }), 1500);
   assert.equal(deadline({ ahead: 0, httpMs: 300, startedMs: 2000 }), 500);
   assert.equal(deadline({ ahead: 0, httpMs: 300, startedMs: 60_000 }), 0);
 });

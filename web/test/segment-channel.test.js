@@ -80,9 +80,10 @@ test('an answer that comes too late is thrown away and the channel goes on', asy
   await assert.rejects(channel.request({ url: 'b.ts', sn: 8 }), refusal('busy'), 'the old answer is still to come');
   assert.equal(dc.sent.length, 1);
   dc.hear(header());
+  const next = channel.request({ url: 'b.ts', sn: 8 });
+  assert.equal(dc.sent.length, 1, 'one at a time');
   dc.hear(packet(1, 2, 3));
   dc.hear(packet(4, 5));
-  const next = channel.request({ url: 'b.ts', sn: 8 });
   assert.equal(dc.sent[1].url, 'b.ts');
   dc.hear(header({ url: 'b.ts', attachments: 1, size: 1 }));
   dc.hear(packet(9));

@@ -61,3 +61,19 @@ test('channels survive the loss of the server until its successor brings others'
   swarm.leave();
   assert.equal(swarm.connected, 0);
 });
+
+test('somebody who does not come is waited for only so long', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  const swarm = new Swarm('ws://127.0.0.1/', 'news', null, () => {});
+  swarm.start();
+  const seen = [];
+  const wait = (ms) => swarm.whenOpen(ms, new AbortController().signal).then(() => seen.push(ms));
+  const [short, long] = [wait(1000), wait(1500)];
+  t.mock.timers.tick(1000);
+  await short;
+  assert.deepEqual(seen, [1000]);
+  meet('page-1', 'box-1');
+  await long;
+  assert.deepEqual(seen, [1000, 1500]);
+  swarm.leave();
+});

@@ -64,7 +64,9 @@ impl Connection {
                         CloseReason::ByPeer => "it said CLOSE",
                         CloseReason::PeerError => "it said ERROR",
                         CloseReason::BadMessages => "too many messages were not of the protocol",
-                        CloseReason::Stuck => "it acknowledged nothing for too long",
+                        CloseReason::Stuck => {
+                            "it acknowledged nothing, or too little, for too long"
+                        }
                         CloseReason::Broken => "the rest of a segment did not come",
                         CloseReason::Lied => "it sent something else than it announced",
                         CloseReason::Stopped => "the box stops",
@@ -110,7 +112,9 @@ impl Connection {
                     found => found,
                 }
             }
-            _ => context.store.find(channel, uri.as_str(), request.sequence),
+            // Ours always say; what one means that does not, nobody knows.
+            (Some(_), None) => store::Found::Absent,
+            (None, _) => context.store.find(channel, uri.as_str(), request.sequence),
         };
         match found {
             store::Found::Ready(reader) | store::Found::Arriving(reader) => {

@@ -142,10 +142,10 @@ impl<S: Stored> Channel<S> {
         match &entry.state {
             // Found at start, and no playlist has been loaded since that says it is still what is
             // meant by this name.
-            State::Ready(_) if self.alive.is_none() => Lookup::Coming,
+            State::Ready(_) if self.alive.is_none() => Lookup::Unconfirmed,
             State::Ready(segment) => Lookup::Ready(segment.clone()),
             State::Unproven(segment, ticket) => Lookup::Unproven(segment.clone(), *ticket),
-            State::Coming(ticket) => Lookup::Arriving(*ticket),
+            State::Coming(ticket) => Lookup::Coming(*ticket),
             State::Gone => Lookup::Absent,
         }
     }
@@ -223,7 +223,7 @@ impl<S: Stored> Channel<S> {
         {
             Some(State::Ready(segment)) => Lookup::Ready(segment.clone()),
             Some(State::Unproven(segment, ticket)) => Lookup::Unproven(segment.clone(), *ticket),
-            Some(State::Coming(ticket)) => Lookup::Arriving(*ticket),
+            Some(State::Coming(ticket)) => Lookup::Coming(*ticket),
             Some(State::Gone) | None => Lookup::Absent,
         }
     }
@@ -285,16 +285,23 @@ impl<S: Stored> Channel<S> {
     /// What no playlist lists, unless the viewer's is newer than ours.
     fn not_listed(&self, sequence: Option<MediaSequence>, now: Instant) -> Lookup<S> {
         let alive = self.alive.is_some_and(|at| now.duration_since(at) < ALIVE);
+        let segments = self.entries.keys().filter(|key| !key.0.is_sections());
+        let listed = self.listed.iter();
+        let known = listed.map(|(rendition, last)| (*rendition, *last));
         // Of what is not served, the next one is of no interest either.
-        let listed = self
-            .listed
-            .iter()
-            .map(|(rendition, last)| (*rendition, *last));
-        let known = self.entries.keys().copied().chain(listed);
-        let served = known.filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
-        let newest = served.map(|(_, sequence)| sequence).max();
-        match (sequence, newest) {
-            (Some(wanted), Some(newest)) if alive && is_past(wanted, newest) => Lookup::Ahead,
+        let served = known
+            .chain(segments.copied())
+            .filter(|(rendition, _)| !self.by_uri.is_shared(*rendition));
+        let mut newest = BTreeMap::new();
+        for (rendition, sequence) in served {
+            let last = newest.entry(rendition).or_insert(sequence);
+            *last = sequence.max(*last);
+        }
+        // Which playlist the viewer has newer than we do, a new name does not say: while we know the
+        // next pictures already, it may be the sound.
+        let is_next = |wanted| newest.values().any(|newest| is_past(wanted, *newest));
+        match sequence {
+            Some(wanted) if alive && is_next(wanted) => Lookup::Ahead,
             _ => Lookup::Absent,
         }
     }

@@ -114,8 +114,8 @@ fn store(index: &mut Index<Fake>, announced: &Announced, bytes: u64) -> Option<V
     Some(gone)
 }
 
-fn is_arriving(found: &Lookup<Fake>) -> bool {
-    matches!(found, Lookup::Arriving(_))
+fn is_coming(found: &Lookup<Fake>) -> bool {
+    matches!(found, Lookup::Coming(_))
 }
 
 fn find(index: &Index<Fake>, uri: &str, sequence: Option<u64>) -> Lookup<Fake> {
@@ -127,7 +127,7 @@ fn a_segment_is_coming_once_announced_and_ready_once_stored() {
     let mut index = index(1000);
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
     announce(&mut index, &[number(1)]);
-    assert!(is_arriving(&find(&index, "1.ts", Some(1))));
+    assert!(is_coming(&find(&index, "1.ts", Some(1))));
     store(&mut index, &number(1), 10).unwrap();
     let ready = Lookup::Ready(Fake(number(1), 10));
     assert_eq!(find(&index, "1.ts", Some(1)), ready);
@@ -179,13 +179,33 @@ fn a_viewer_that_loaded_the_playlist_before_us_may_wait() {
 }
 
 #[test]
+fn a_viewer_may_wait_for_sound_while_the_next_pictures_are_known() {
+    let mut index = index(1000);
+    let segments = [number(6), named(1, 6, "a6.aac"), number(7)];
+    announce(&mut index, &segments);
+    assert_eq!(find(&index, "a7.aac", Some(7)), Lookup::Ahead);
+    // Numbers of one playlist say nothing of another's.
+    announce(&mut index, &[named(2, 100, "b100.aac")]);
+    assert_eq!(find(&index, "a7.aac", Some(7)), Lookup::Ahead);
+    assert_eq!(find(&index, "b101.aac", Some(101)), Lookup::Ahead);
+    assert_eq!(find(&index, "old.ts", Some(5)), Lookup::Absent);
+    // Nor do those of initialization sections, which are those of segments long ago.
+    let init = Announced {
+        rendition: RenditionIndex(0).sections(),
+        ..named(0, 1, "init.mp4")
+    };
+    announce(&mut index, &[init]);
+    assert_eq!(find(&index, "old.ts", Some(2)), Lookup::Absent);
+}
+
+#[test]
 fn a_recurring_uri_is_told_apart_by_its_number() {
     let mut index = index(1000);
     announce(&mut index, &[named(0, 1, "ad.ts"), named(0, 5, "ad.ts")]);
     store(&mut index, &named(0, 1, "ad.ts"), 10).unwrap();
     assert!(matches!(find(&index, "ad.ts", Some(1)), Lookup::Ready(_)));
-    assert!(is_arriving(&find(&index, "ad.ts", Some(5))));
-    assert!(is_arriving(&find(&index, "ad.ts", None)));
+    assert!(is_coming(&find(&index, "ad.ts", Some(5))));
+    assert!(is_coming(&find(&index, "ad.ts", None)));
 }
 
 #[test]
@@ -318,7 +338,7 @@ fn what_is_not_whole_is_on_its_way_again_if_it_is_listed() {
         };
         let removed = index.proved(&news(), &fake, ticket, false);
         assert_eq!(removed, Some(fake));
-        assert_eq!(is_arriving(&find(&index, uri, None)), again);
+        assert_eq!(is_coming(&find(&index, uri, None)), again);
     }
     assert_eq!(index.used(Pool::Disk), 0);
     assert!(index.ticket(&news(), &number(2)).is_some());
@@ -343,7 +363,7 @@ fn what_was_begun_before_a_new_epoch_is_not_stored_after_it() {
     index.expire(&news(), &[expired]);
     announce(&mut index, &[number(1)]);
     assert!(!index.store(&news(), ticket, Fake(number(1), 10)));
-    assert!(is_arriving(&find(&index, "1.ts", Some(1))));
+    assert!(is_coming(&find(&index, "1.ts", Some(1))));
 }
 
 #[test]
@@ -354,7 +374,7 @@ fn another_uri_under_a_known_number_replaces_it() {
     let outcome = announce(&mut index, &[named(0, 1, "other.ts")]);
     assert_eq!(outcome.removed, [Fake(number(1), 10)]);
     assert_eq!(find(&index, "1.ts", Some(1)), Lookup::Absent);
-    assert!(is_arriving(&find(&index, "other.ts", Some(1))));
+    assert!(is_coming(&find(&index, "other.ts", Some(1))));
 }
 
 #[test]
