@@ -18,6 +18,7 @@
 
 #[path = "../tests/support/process.rs"]
 mod process;
+mod shared;
 #[path = "../tests/support/signalling.rs"]
 #[allow(dead_code)]
 mod signalling;
@@ -33,6 +34,7 @@ use clap::Parser;
 use futures_util::{StreamExt, stream};
 use process::{cpu, memory};
 use serde_json::json;
+use shared::Report;
 use signalling::Signalling;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -87,22 +89,18 @@ impl Drop for Server {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(args))
+    shared::run(measure(Args::parse()))
 }
 
-async fn measure(args: Args) -> ExitCode {
-    raise_file_limit();
+async fn measure(args: Args) -> Report {
+    shared::raise_file_limit();
     let tiny = args.test || !args.bench;
     let sockets = args.sockets.unwrap_or(if tiny { 50 } else { 10_000 });
     let length = Duration::from_secs(args.seconds.unwrap_or(if tiny { 1 } else { 60 }));
     let (server, addr) = start();
     let pid = server.0.id().to_string();
-    let row = |name: &str, value: String| println!("{name:<34} {value}");
+    let mut report = Report::default();
+    let row = |name: &str, value: String| report.row(name, value);
     row(
         "server: RSS idle",
         format!("{:.1} MB", memory(&pid, "VmRSS")),
@@ -144,24 +142,16 @@ async fn measure(args: Args) -> ExitCode {
     let peak = memory(&pid, "VmHWM");
     row("server: RSS peak", format!("{peak:.1} MB"));
 
-    let mut failed = false;
     if lost > 0 || held.len() != sockets {
-        println!("FAILED: {lost} sockets were lost");
-        failed = true;
+        report.fail(format!("{lost} sockets were lost"));
     }
     if met.is_none() {
-        println!("FAILED: a late pair did not meet");
-        failed = true;
+        report.fail("a late pair did not meet");
     }
     if peak > args.max_mb {
-        println!("FAILED: more than {} MB", args.max_mb);
-        failed = true;
+        report.fail(format!("more than {} MB", args.max_mb));
     }
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    report
 }
 
 /// Starts the server on any port, without a limit for one address, and reads its port from the log.
@@ -190,14 +180,6 @@ fn start() -> (Server, SocketAddr) {
     // Whatever else it says is not to block it.
     std::thread::spawn(move || log.for_each(drop));
     (Server(child), addr)
-}
-
-/// Each socket is a descriptor, and the usual soft limit is 1024.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let current = limit.maximum;
-    setrlimit(Resource::Nofile, Rlimit { current, ..limit }).unwrap();
 }
 
 /// A WebSocket that has entered, with nothing around it: ten thousand of them are in this process.

@@ -19,6 +19,7 @@
 
 #[path = "../tests/support/process.rs"]
 mod process;
+mod shared;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -31,6 +32,7 @@ use clap::Parser;
 use futures_util::{StreamExt, stream};
 use process::{cpu, memory};
 use rand::Rng;
+use shared::Report;
 use support::daemon::{Daemon, Setup};
 use support::origin::{Live, Origin, uri};
 use support::viewer::{Outcome, Viewer};
@@ -84,15 +86,10 @@ struct Seen {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(args))
+    shared::run(measure(Args::parse()))
 }
 
-async fn measure(args: Args) -> ExitCode {
+async fn measure(args: Args) -> Report {
     let tiny = args.test || !args.bench;
     let viewers = args.viewers.unwrap_or(if tiny { 3 } else { 20 });
     let length = Duration::from_secs(args.seconds.unwrap_or(if tiny { 4 } else { 20 }));
@@ -151,7 +148,8 @@ async fn measure(args: Args) -> ExitCode {
         .count();
     let gigabytes = (seen.served.len() * live.segment_size) as f64 / 1e9;
     let fetched = fetches(&origin);
-    let row = |name: &str, value: String| println!("{name:<34} {value}");
+    let mut report = Report::default();
+    let row = |name: &str, value: String| report.row(name, value);
     row(
         "segments of",
         format!("{} kB every {segment_seconds} s", args.segment_kb),
@@ -200,32 +198,23 @@ async fn measure(args: Args) -> ExitCode {
         )
     });
 
-    let mut failed = false;
     for (segment, count) in fetched.iter().filter(|(_, count)| **count > 1) {
-        println!("FAILED: {segment} was fetched {count} times");
-        failed = true;
+        report.fail(format!("{segment} was fetched {count} times"));
     }
     if !seen.lacks.is_empty() {
-        println!("FAILED: LACK for listed segments {:?}", seen.lacks);
-        failed = true;
+        report.fail(format!("LACK for listed segments {:?}", seen.lacks));
     }
     if seen.served.is_empty() {
-        println!("FAILED: nothing was served");
-        failed = true;
+        report.fail("nothing was served");
     }
     let ended = daemon.stop().await;
     if ended.code != Some(0) {
-        println!(
-            "FAILED: the box ended with {:?}:\n{}",
+        report.fail(format!(
+            "the box ended with {:?}:\n{}",
             ended.code, ended.stderr
-        );
-        failed = true;
+        ));
     }
-    if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    }
+    report
 }
 
 /// Asks for every new segment, always the same time after it is listed: a live player has found it

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
-use super::pace::Pace;
+use super::pace::{Pace, Places};
 use super::segment::MAX_RESUMES;
 use super::status::Board;
 use crate::budget::Budget;
@@ -19,8 +19,8 @@ use crate::metrics::OriginKind;
 use crate::sibling::Siblings;
 use crate::store::{Announced, Store, StoreError};
 
-/// One that arrives at the live edge, one that is late, one of the backlog. More would make each
-/// of them slower on an uplink that is busy.
+/// Of one rendition: one that arrives at the live edge, one that is late, one of the backlog. More
+/// would make each of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
 /// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
 /// HTTP client.
@@ -41,6 +41,7 @@ pub(super) struct Means {
     pub(super) budget: Budget,
     pub(super) siblings: Siblings,
     pub(super) pace: Pace,
+    pub(super) places: Places,
     pub(super) board: Board,
 }
 
@@ -64,6 +65,16 @@ struct Job {
     epoch: Instant,
     failures: u32,
     not_before: Instant,
+}
+
+impl Job {
+    /// The newest first; but nothing can be played without its section.
+    fn urgency(&self) -> u64 {
+        match self.announced.rendition.is_sections() {
+            true => u64::MAX,
+            false => self.announced.sequence.0,
+        }
+    }
 }
 
 /// Why a segment did not get into the store.
@@ -190,8 +201,12 @@ impl Downloads {
         }
     }
 
-    /// Starts what there is room for. Whether there is something that may be stored already, which is
-    /// still to be seen: it takes nothing of the origin, and keeps nobody from it.
+    /// Starts what there is room for. None is begun while a newer one is on its way: where the uplink
+    /// is the bottleneck, each would take the other's share, and the live edge would be late for the
+    /// sake of the window's tail.
+    ///
+    /// Whether there is something that may be stored already, which is still to be seen: it takes
+    /// nothing of the origin, and keeps nobody from it.
     fn start(&mut self, now: Instant) -> bool {
         let (store, channel) = (self.means.store.clone(), self.means.board.channel.clone());
         let mut proving = false;
@@ -202,8 +217,14 @@ impl Downloads {
             due && !waits
         };
         while self.active.len() < PARALLEL {
-            let due = self.queue.iter().position(&mut is_due);
-            let Some(job) = due.and_then(|index| self.queue.remove(index)) else {
+            let newest = self.active.keys().max();
+            let mut jobs = self.queue.iter();
+            let due = jobs.position(|job| is_due(job) && newest <= Some(&job.announced.sequence));
+            let Some(index) = due else { break };
+            let Some(place) = self.means.places.take(self.active.is_empty()) else {
+                break;
+            };
+            let Some(job) = self.queue.remove(index) else {
                 break;
             };
             let announced = job.announced.clone();
@@ -211,6 +232,7 @@ impl Downloads {
             let trusted = self.trust >= TRUSTED_AFTER;
             let task = self.tasks.spawn(async move {
                 let result = download(&means, &job, trusted).await;
+                drop(place);
                 (job, result)
             });
             self.active.insert(announced.sequence, (announced, task));
@@ -329,10 +351,14 @@ async fn stream(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadE
     if trusted {
         writer.serve_meanwhile(answered);
     }
+    let lane = means.pace.enter(job.urgency());
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;
-        sleep(means.pace.take(Instant::now().into_std(), bytes.len())).await;
+        lane.spend(Instant::now().into_std(), bytes.len());
+        while let Some(wait) = lane.wait(Instant::now().into_std()) {
+            sleep(wait).await;
+        }
     }
     match writer.commit().await {
         // The origin's doing: it may have more next time.

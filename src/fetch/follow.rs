@@ -1,6 +1,7 @@
 //! One media playlist, from one load to the next: what it lists is fetched, what has expired is
 //! forgotten, and how far behind it is, is written down.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
@@ -153,7 +154,11 @@ impl<'a> Follower<'a> {
         self.forget(&update.expired, self.rendition);
         self.forget(&update.expired_sections, sections);
         if self.newest.is_none() {
+            // Those that are stored, and no others: a list may be of a whole day.
+            let stored = self.means.store.stored(&self.channel.name, self.rendition);
+            let stored: HashSet<_> = stored.iter().map(|segment| segment.sequence()).collect();
             let listed = media.segments.iter();
+            let listed = listed.filter(|segment| stored.contains(&segment.sequence));
             let listed = listed.map(|s| (s.sequence, s.uri.clone(), s.source.clone()));
             let listed = announced(self.rendition, listed);
             self.means.store.identify(&self.channel.name, &listed);

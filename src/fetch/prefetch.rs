@@ -14,7 +14,7 @@ use url::Url;
 use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators, shown};
 use super::downloads::Means;
 use super::follow::Follower;
-use super::pace::Pace;
+use super::pace::{Pace, Places};
 use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
@@ -82,6 +82,7 @@ pub async fn run(channel: ChannelConfig, parts: Parts, stop: CancellationToken) 
         budget: parts.budget,
         siblings: parts.siblings,
         pace: Pace::new(channel.max_bandwidth),
+        places: Places::default(),
         board: Board::new(channel.name.clone(), parts.metrics, parts.status),
     };
     stop.run_until_cancelled(prefetch(&channel, &means)).await;

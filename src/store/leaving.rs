@@ -111,11 +111,18 @@ impl Inner {
     }
 
     pub(super) fn delete_in_background(self: &Arc<Self>) {
+        // Who is at it sees what was added meanwhile.
+        if self.leaving.state().deleting {
+            return;
+        }
         let weak = Arc::downgrade(self);
         in_background(move || {
-            if let Some(inner) = weak.upgrade() {
+            if let Some(inner) = weak.upgrade()
+                && let Some(state) = inner.take_turn()
+            {
                 // Told already.
-                let _ = inner.delete();
+                let _ = inner.delete_all(state);
+                inner.sweep();
             }
         });
     }
@@ -126,26 +133,35 @@ impl Inner {
     /// That of a file that cannot be deleted, after all others have been tried; it is tried again the
     /// next time. [`io::ErrorKind::TimedOut`] if somebody else does not come to an end.
     pub(super) fn delete(&self) -> Result<(), StoreError> {
-        let result = self.delete_once();
+        let result = match self.take_turn() {
+            Some(state) => self.delete_all(state),
+            None => self.wait_for_others(),
+        };
         self.sweep();
         result
     }
 
-    fn delete_once(&self) -> Result<(), StoreError> {
+    /// `None` if somebody else is at it.
+    fn take_turn(&self) -> Option<MutexGuard<'_, State>> {
         let mut state = self.leaving.state();
-        if state.deleting {
-            let deleted = &self.leaving.deleted;
-            let others = deleted.wait_timeout_while(state, DELETED_WITHIN, |s| s.deleting);
-            let (state, waited) = others.unwrap_or_else(PoisonError::into_inner);
-            drop(state);
-            return match waited.timed_out() {
-                true => Err(StoreError::at(&self.config.dir)(
-                    io::ErrorKind::TimedOut.into(),
-                )),
-                false => Ok(()),
-            };
+        let taken = std::mem::replace(&mut state.deleting, true);
+        (!taken).then_some(state)
+    }
+
+    fn wait_for_others(&self) -> Result<(), StoreError> {
+        let (state, deleted) = (self.leaving.state(), &self.leaving.deleted);
+        let others = deleted.wait_timeout_while(state, DELETED_WITHIN, |s| s.deleting);
+        let (state, waited) = others.unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        match waited.timed_out() {
+            true => Err(StoreError::at(&self.config.dir)(
+                io::ErrorKind::TimedOut.into(),
+            )),
+            false => Ok(()),
         }
-        state.deleting = true;
+    }
+
+    fn delete_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<(), StoreError> {
         let mut result = Ok(());
         let mut failed = Vec::new();
         while let Some(mut doomed) = state.doomed.pop_front() {

@@ -35,6 +35,8 @@ pub(crate) struct Setup {
     pub(crate) signal: Option<String>,
     /// `[store] min-free`, if not very little.
     pub(crate) min_free: Option<&'static str>,
+    /// `[store] max-size`, if not the default.
+    pub(crate) max_size: Option<String>,
     /// Further keys of that `[signal]`.
     pub(crate) signal_keys: String,
     /// Another binary than the one under test.
@@ -87,9 +89,13 @@ impl Setup {
             Some(url) => format!("[signal]\nurl = \"{url}\"\n{}", self.signal_keys),
             None => format!("[signal-server]\nlisten = \"{signal}\"\n"),
         };
+        let max_size = self.max_size.iter();
+        let max_size: String = max_size
+            .map(|size| format!("max-size = \"{size}\"\n"))
+            .collect();
         format!(
             "{channels}{signal}[http]\nlisten = \"{http}\"\n\
-             [store]\ndir = \"{}\"\nmin-free = \"{}\"\n{peer}{}",
+             [store]\ndir = \"{}\"\nmin-free = \"{}\"\n{max_size}{peer}{}",
             store.display(),
             self.min_free.unwrap_or("16MiB"),
             self.more,
@@ -255,6 +261,11 @@ impl Daemon {
         if let Some(status) = self.child.try_wait().unwrap() {
             panic!("the box ended with {status}:\n{}", self.stderr());
         }
+    }
+
+    /// Its store's folder.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.dir.as_ref().unwrap().path().join("store")
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -53,16 +53,24 @@ pub(crate) struct Origin {
 
 struct Shared {
     live: Live,
+    /// What it lists whatever it has, if it was told so.
+    fixed: Option<String>,
     started: Instant,
     requests: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Origin {
     pub(crate) async fn start(live: Live) -> Self {
+        Self::start_listing(live, None).await
+    }
+
+    /// Has this playlist, if given, whatever its segments are.
+    pub(crate) async fn start_listing(live: Live, fixed: Option<String>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             live,
+            fixed,
             started: Instant::now(),
             requests: Mutex::default(),
         });
@@ -190,7 +198,11 @@ async fn answer(State(shared): State<Arc<Shared>>, asked: Uri) -> Response {
         .and_then(|number| number.parse().ok())
         .filter(|sequence| *sequence <= shared.newest());
     match sequence {
-        _ if is_playlist => respond(shared.playlist(), "application/vnd.apple.mpegurl"),
+        _ if is_playlist => {
+            let playlist = shared.fixed.clone();
+            let playlist = playlist.unwrap_or_else(|| shared.playlist());
+            respond(playlist, "application/vnd.apple.mpegurl")
+        }
         Some(sequence) => respond(segment(sequence, shared.live.segment_size), "video/mp2t"),
         None => StatusCode::NOT_FOUND.into_response(),
     }
