@@ -13,13 +13,13 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::origin::{Fault, Listed, Live, Origin, newer_than};
 use crate::support::daemon::{BINARY, Daemon, Setup};
-use crate::support::eventually;
 use crate::support::viewer::{Incoming, Viewer};
+use crate::support::{LOOK_EVERY, eventually};
 use crate::table::{Row, rows};
 
 /// Until a fault is told, or is over: connections are waited for, and failing origins asked less
@@ -333,14 +333,23 @@ impl Patient {
     /// All that the table says, and once.
     pub(crate) async fn is_told_in_the_log(&self, ward: &Ward) {
         let since = self.baseline.lock().unwrap().0;
-        let what = format!("the log of {} is {:#?}", self.row.channel, self.row.log);
-        eventually(&what, PATIENCE, async || {
-            let (log, row) = (ward.log_of(self).split_off(since), &self.row.log);
-            let same = log.len() == row.len();
-            let same = same && log.iter().zip(row).all(|(line, row)| is_like(line, row));
-            same.then_some(())
-        })
-        .await;
+        let mut log = Vec::new();
+        let told = async {
+            loop {
+                log = ward.log_of(self).split_off(since);
+                let row = &self.row.log;
+                let same = log.len() == row.len();
+                if same && log.iter().zip(row).all(|(line, row)| is_like(line, row)) {
+                    return;
+                }
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let told = timeout(PATIENCE, told).await.is_ok();
+        let Row {
+            channel, log: row, ..
+        } = &self.row;
+        assert!(told, "the log of {channel} is {log:#?}, not {row:#?}");
     }
 
     /// The box is well again without anybody's help.
