@@ -38,10 +38,12 @@ const FIRST: u64 = 100;
 const SIZE: usize = 500_000;
 const PIECE: usize = 10_000;
 
-/// A connection that is silent for longer is given up (`SILENCE` of the box is 2 s).
+/// So much in so long comes of a segment until it is let go: what is silent for a second is given up,
+/// and what brings less than 4 kB/s.
 const TRICKLE: Duration = Duration::from_millis(200);
+const DROP: usize = 2000;
 
-/// Lists segments when it is told to, and sends them a byte at a time until it is let go.
+/// Lists segments when it is told to, and sends them in drops until it is let go.
 struct Origin {
     base: String,
     shared: Arc<Shared>,
@@ -144,7 +146,7 @@ impl Sending {
         let flows = timeout(TRICKLE, self.flows.wait_for(|flows| *flows))
             .await
             .is_ok();
-        let piece = if flows { PIECE } else { 1 };
+        let piece = if flows { PIECE } else { DROP };
         let piece = piece.min(self.left);
         self.left -= piece;
         self.shared.seen.lock().unwrap().sent += piece;
