@@ -10,9 +10,9 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ struct Shared {
     /// Of each channel; 0: its playlist is a media playlist.
     renditions: u64,
     newest: AtomicU64,
+    /// Its playlists are complete.
+    ended: AtomicBool,
     flows: watch::Sender<bool>,
     seen: Mutex<Seen>,
 }
@@ -76,6 +78,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             renditions,
             newest: AtomicU64::new(FIRST),
+            ended: AtomicBool::new(false),
             flows: watch::Sender::new(false),
             seen: Mutex::default(),
         });
@@ -200,20 +203,26 @@ impl Shared {
         let newest = self.newest.load(Ordering::Relaxed);
         let (first, prefix) = (newest + 1 - WINDOW, name.trim_end_matches(".m3u8"));
         let segments = (first..=newest).map(|number| format!("#EXTINF:1,\n{prefix}_{number}.ts\n"));
+        let end = match self.ended.load(Ordering::Relaxed) {
+            true => "#EXT-X-ENDLIST\n",
+            false => "",
+        };
         format!(
-            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n{}",
+            "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:{first}\n{}{end}",
             segments.collect::<String>()
         )
     }
 }
 
-/// The numbers of segments that were asked for of one playlist.
+/// The numbers of segments that were asked for of one playlist, in the order in which they first were:
+/// a busy machine looks like a connection that stands still, and another one is tried.
 fn numbers(asked: &[String], playlist: &str) -> Vec<u64> {
+    let mut seen = BTreeSet::new();
     let numbers = asked.iter().filter_map(|name| {
         let rest = name.strip_prefix(playlist)?.strip_prefix('_')?;
         rest.strip_suffix(".ts")?.parse().ok()
     });
-    numbers.collect()
+    numbers.filter(|number| seen.insert(*number)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,8 +254,37 @@ async fn what_is_nearest_to_the_live_edge_is_there_first_and_overtakes_the_rest(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_renditions_of_a_channel_together_have_six_downloads_at_a_time_or_one_each() {
-    for (renditions, at_once) in [(3, 6), (8, 8)] {
+async fn a_recording_is_fetched_from_its_beginning_also_where_bandwidth_is_scarce() {
+    let origin = Origin::start(0).await;
+    origin.shared.ended.store(true, Ordering::Relaxed);
+    origin.let_go();
+    let daemon = origin.serve(1, "max-bandwidth = \"20Mbit/s\"\n").await;
+    daemon
+        .until_metric("edgeseed_store_segments{channel=\"c0\"}", WINDOW as f64)
+        .await;
+    let asked = origin.seen(|seen| seen.asked.clone());
+    assert_eq!(numbers(&asked, "/0/index"), [95, 96, 97, 98, 99, 100]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_that_appear_at_once_the_newest_is_first() {
+    let origin = Origin::start(0).await;
+    origin.let_go();
+    let daemon = origin.serve(1, "").await;
+    let stored = "edgeseed_store_segments{channel=\"c0\"}";
+    daemon.until_metric(stored, WINDOW as f64).await;
+    let before = origin.seen(|seen| seen.asked.len());
+    origin.shared.newest.fetch_add(3, Ordering::Relaxed);
+    daemon.until_metric(stored, (WINDOW + 3) as f64).await;
+    let asked = origin.seen(|seen| seen.asked[before..].to_vec());
+    assert_eq!(numbers(&asked, "/0/index"), [103, 102, 101]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_renditions_of_a_channel_together_have_six_downloads_at_a_time_or_two_each() {
+    for (renditions, at_once) in [(3, 6), (8, 16)] {
         let origin = Origin::start(renditions).await;
         let daemon = origin.serve(1, "variants = \"all\"\n").await;
         origin.until_asked(renditions.try_into().unwrap()).await;
@@ -302,7 +340,7 @@ async fn no_more_is_loaded_than_max_bandwidth() {
             sent as f64 <= earned + AHEAD as f64,
             "{sent} bytes, {earned:.0} earned"
         );
-        (sent == all).then_some(())
+        (sent >= all).then_some(())
     })
     .await;
     daemon.stop().await;

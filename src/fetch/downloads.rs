@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -10,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginClient, OriginError};
 use super::neighbour;
-use super::pace::{Pace, Places};
+use super::pace::{Pace, Place, Places};
 use super::segment::MAX_RESUMES;
 use super::status::Board;
 use crate::budget::Budget;
@@ -22,6 +24,11 @@ use crate::store::{Announced, Store, StoreError};
 /// Of one rendition: one that arrives at the live edge, one that is late, one of the backlog. More
 /// would make each of them slower on an uplink that is busy.
 const PARALLEL: usize = 3;
+/// Of one rendition, whatever the others have: the one that is wanted most, and one that it has
+/// overtaken.
+const OWN: usize = 2;
+/// How long nothing may come of a segment before those that are wanted less are begun as well.
+const STANDS_STILL: Duration = Duration::from_millis(1500);
 /// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
 /// HTTP client.
 const RECEIVE_BUFFER: usize = 256 << 10;
@@ -50,8 +57,11 @@ pub(super) struct Means {
 pub(super) struct Downloads {
     means: Means,
     rendition: RenditionIndex,
+    /// The most wanted first.
     queue: VecDeque<Job>,
-    active: HashMap<MediaSequence, (Announced, AbortHandle)>,
+    active: HashMap<MediaSequence, Active>,
+    /// The highest rank that there was when segments were last added.
+    best: Rank,
     tasks: JoinSet<(Job, Result<(), DownloadError>)>,
     /// Connections that failed since a segment last arrived.
     failures_in_a_row: u32,
@@ -59,22 +69,56 @@ pub(super) struct Downloads {
     trust: u32,
 }
 
+/// The higher, the sooner it is wanted.
+type Rank = u64;
+
+/// Which end of a list its viewers are at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The live edge.
+    NewestFirst,
+    /// The beginning, of a recording.
+    OldestFirst,
+}
+
+#[derive(Debug)]
+struct Active {
+    announced: Announced,
+    task: AbortHandle,
+    rank: Rank,
+    /// Bytes that have come.
+    received: Arc<AtomicU64>,
+    /// What had come when more last had.
+    moved: (u64, Instant),
+}
+
+impl Active {
+    /// Whether more of it has come lately.
+    fn moves(&mut self, now: Instant) -> bool {
+        let received = self.received.load(Ordering::Relaxed);
+        if received > self.moved.0 {
+            self.moved = (received, now);
+        }
+        now.saturating_duration_since(self.moved.1) < STANDS_STILL
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Job {
     announced: Announced,
+    rank: Rank,
     epoch: Instant,
     failures: u32,
     not_before: Instant,
 }
 
-impl Job {
-    /// The newest first; but nothing can be played without its section.
-    fn urgency(&self) -> u64 {
-        match self.announced.rendition.is_sections() {
-            true => u64::MAX,
-            false => self.announced.sequence.0,
-        }
-    }
+/// How a segment is fetched.
+struct Terms {
+    /// While it arrives, viewers may be sent it: the origin will bring the rest.
+    trusted: bool,
+    /// How far it is behind what is wanted most of its rendition.
+    behind: u64,
+    received: Arc<AtomicU64>,
 }
 
 /// Why a segment did not get into the store.
@@ -112,6 +156,17 @@ impl DownloadError {
         }
     }
 
+    /// Whether a part had come: what viewers may have been sent of it is lost to them.
+    fn is_half_way(&self) -> bool {
+        match self {
+            Self::Origin(OriginError::Truncated { got, .. } | OriginError::Stalled { got, .. }) => {
+                *got > 0
+            }
+            Self::Origin(OriginError::Changed) => true,
+            _ => false,
+        }
+    }
+
     /// Whether another attempt may succeed: after an error of the disk, one in memory. What is too
     /// large would only be loaded in vain again.
     fn may_pass(&self) -> bool {
@@ -141,29 +196,44 @@ impl Downloads {
             rendition,
             queue: VecDeque::new(),
             active: HashMap::new(),
+            best: 0,
             tasks: JoinSet::new(),
             failures_in_a_row: 0,
             trust: TRUSTED_AFTER,
         }
     }
 
-    /// Announces `segments` and fetches them in this order, before whatever still waits: they are
-    /// nearer to the live edge. Their numbers have had this meaning since `epoch`.
-    pub(super) fn add(&mut self, segments: Vec<Announced>, epoch: Instant) {
+    /// Announces `segments` and fetches them, from the one that is `wanted` most. Their numbers have had
+    /// this meaning since `epoch`.
+    pub(super) fn add(&mut self, segments: Vec<Announced>, epoch: Instant, wanted: Wanted) {
         let now = Instant::now();
         self.means
             .store
             .announce(&self.means.board.channel, &segments);
-        let jobs = segments.into_iter().map(|announced| Job {
-            announced,
-            epoch,
-            failures: 0,
-            not_before: now,
-        });
-        let mut jobs: VecDeque<Job> = jobs.collect();
-        jobs.append(&mut self.queue);
-        self.queue = jobs;
+        let waiting = self.queue.iter().map(|job| job.rank);
+        let active = self.active.values().map(|active| active.rank);
+        // Not of all time: numbers may begin anew.
+        self.best = waiting.chain(active).max().unwrap_or(0);
+        for announced in segments {
+            let rank = match wanted {
+                Wanted::NewestFirst => announced.sequence.0,
+                Wanted::OldestFirst => Rank::MAX - announced.sequence.0,
+            };
+            self.best = self.best.max(rank);
+            self.put_in_line(Job {
+                announced,
+                rank,
+                epoch,
+                failures: 0,
+                not_before: now,
+            });
+        }
         self.start(now);
+    }
+
+    fn put_in_line(&mut self, job: Job) {
+        let before = self.queue.partition_point(|other| other.rank > job.rank);
+        self.queue.insert(before, job);
     }
 
     /// Stops fetching these.
@@ -171,8 +241,8 @@ impl Downloads {
         self.queue
             .retain(|job| !sequences.contains(&job.announced.sequence));
         for sequence in sequences {
-            if let Some((_, task)) = self.active.remove(sequence) {
-                task.abort();
+            if let Some(active) = self.active.remove(sequence) {
+                active.task.abort();
             }
         }
     }
@@ -201,9 +271,9 @@ impl Downloads {
         }
     }
 
-    /// Starts what there is room for. None is begun while a newer one is on its way: where the uplink
-    /// is the bottleneck, each would take the other's share, and the live edge would be late for the
-    /// sake of the window's tail.
+    /// Starts what there is room for. None is begun while one that is wanted more is on its way: where
+    /// the uplink is the bottleneck, each would take the other's share, and the live edge would be late
+    /// for the sake of the window's tail.
     ///
     /// Whether there is something that may be stored already, which is still to be seen: it takes
     /// nothing of the origin, and keeps nobody from it.
@@ -217,35 +287,59 @@ impl Downloads {
             due && !waits
         };
         while self.active.len() < PARALLEL {
-            let newest = self.active.keys().max();
+            let moving = self.active.values_mut().filter_map(|active| {
+                let moves = active.moves(now);
+                moves.then_some(active.rank)
+            });
+            let most_wanted = moving.max();
             let mut jobs = self.queue.iter();
-            let due = jobs.position(|job| is_due(job) && newest <= Some(&job.announced.sequence));
+            let due = jobs.position(|job| is_due(job) && most_wanted <= Some(job.rank));
             let Some(index) = due else { break };
-            let Some(place) = self.means.places.take(self.active.is_empty()) else {
+            let Some(place) = self.means.places.take(self.active.len() < OWN) else {
                 break;
             };
             let Some(job) = self.queue.remove(index) else {
                 break;
             };
-            let announced = job.announced.clone();
-            let means = self.means.clone();
-            let trusted = self.trust >= TRUSTED_AFTER;
-            let task = self.tasks.spawn(async move {
-                let result = download(&means, &job, trusted).await;
-                drop(place);
-                (job, result)
-            });
-            self.active.insert(announced.sequence, (announced, task));
+            self.begin(job, place, now);
         }
         proving
     }
 
+    fn begin(&mut self, job: Job, place: Place, now: Instant) {
+        let (announced, rank) = (job.announced.clone(), job.rank);
+        let received = Arc::new(AtomicU64::new(0));
+        let terms = Terms {
+            trusted: self.trust >= TRUSTED_AFTER,
+            // Numbers of one rendition say nothing of another's.
+            behind: match self.rendition.is_sections() {
+                true => 0,
+                false => self.best.saturating_sub(rank),
+            },
+            received: Arc::clone(&received),
+        };
+        let means = self.means.clone();
+        let task = self.tasks.spawn(async move {
+            let result = download(&means, &job, &terms).await;
+            drop(place);
+            (job, result)
+        });
+        let active = Active {
+            announced: announced.clone(),
+            task,
+            rank,
+            received,
+            moved: (0, now),
+        };
+        self.active.insert(announced.sequence, active);
+    }
+
     /// A download was cancelled, or had a bug.
     fn stopped(&mut self, id: Id) {
-        let stopped = self.active.extract_if(|_, (_, task)| task.id() == id);
-        for (_, (announced, _)) in stopped {
+        let stopped = self.active.extract_if(|_, active| active.task.id() == id);
+        for (_, active) in stopped {
             let channel = &self.means.board.channel;
-            self.means.store.give_up(channel, &announced);
+            self.means.store.give_up(channel, &active.announced);
         }
     }
 
@@ -256,16 +350,17 @@ impl Downloads {
             false => format!("segment {sequence}"),
         };
         // If it was cancelled as it ended, another one may be active under its number.
-        let mine = matches!(self.active.get(&sequence), Some((_, task)) if task.id() == id);
+        let active = self.active.get(&sequence);
+        let mine = active.is_some_and(|active| active.task.id() == id);
         if !mine {
             return;
         }
         self.active.remove(&sequence);
         let channel = &self.means.board.channel;
-        self.trust = match result {
+        self.trust = match &result {
             Ok(()) if job.failures == 0 => self.trust.saturating_add(1),
-            Ok(()) => self.trust,
-            Err(_) => 0,
+            Err(error) if error.is_half_way() => 0,
+            _ => self.trust,
         };
         match result {
             Ok(()) => {
@@ -288,7 +383,7 @@ impl Downloads {
                 }
                 job.not_before = Instant::now() + FIRST_RETRY * (1 << job.failures);
                 job.failures += 1;
-                self.queue.push_front(job);
+                self.put_in_line(job);
             }
             Err(error) => {
                 self.means.store.give_up(channel, &job.announced);
@@ -305,14 +400,14 @@ impl Drop for Downloads {
         for job in &self.queue {
             store.give_up(channel, &job.announced);
         }
-        for (announced, _) in self.active.values() {
-            store.give_up(channel, announced);
+        for active in self.active.values() {
+            store.give_up(channel, &active.announced);
         }
     }
 }
 
 /// Brings one segment into the store: from another box of this LAN, or else from the origin.
-async fn download(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadError> {
+async fn download(means: &Means, job: &Job, terms: &Terms) -> Result<(), DownloadError> {
     let channel = &means.board.channel;
     // What an earlier run stored costs nobody anything.
     if means.store.recall(channel, &job.announced).await {
@@ -327,7 +422,7 @@ async fn download(means: &Means, job: &Job, trusted: bool) -> Result<(), Downloa
         return Ok(());
     }
     attempt.fetching();
-    let result = stream(means, job, trusted).await;
+    let result = stream(means, job, terms).await;
     drop(share);
     let counted = means.board.metrics.origin(OriginKind::Segment);
     match &result {
@@ -338,9 +433,8 @@ async fn download(means: &Means, job: &Job, trusted: bool) -> Result<(), Downloa
     result
 }
 
-/// Streams one segment from the origin into the store; while it arrives, viewers may be sent it if the
-/// origin is `trusted` to bring the rest.
-async fn stream(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadError> {
+/// Streams one segment from the origin into the store.
+async fn stream(means: &Means, job: &Job, terms: &Terms) -> Result<(), DownloadError> {
     let mut body = means.client.segment(&job.announced.resource).await?;
     let answered = Instant::now().into_std();
     let channel = &means.board.channel;
@@ -348,15 +442,19 @@ async fn stream(means: &Means, job: &Job, trusted: bool) -> Result<(), DownloadE
         .store
         .begin(channel, &job.announced, body.length())
         .await?;
-    if trusted {
+    if terms.trusted {
         writer.serve_meanwhile(answered);
     }
-    let lane = means.pace.enter(job.urgency());
+    let lane = means.pace.enter(terms.behind);
     while let Some(bytes) = body.next().await? {
         means.board.metrics.origin_bytes.add(bytes.len() as u64);
         writer.write(&bytes).await?;
+        terms
+            .received
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         lane.spend(Instant::now().into_std(), bytes.len());
-        while let Some(wait) = lane.wait(Instant::now().into_std()) {
+        let is_whole = body.length() == Some(body.received());
+        while let Some(wait) = lane.wait(Instant::now().into_std()).filter(|_| !is_whole) {
             sleep(wait).await;
         }
     }

@@ -92,6 +92,9 @@ impl Edge {
         self.stored[0] = stored;
         self.missing = stored < Some(newest);
         if self.ended && !self.missing {
+            self.late = 0;
+        }
+        if self.ended && !self.missing {
             return None;
         }
         let stored = stored.unwrap_or_default();

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginError, Validators};
-use super::downloads::{Downloads, Means};
+use super::downloads::{Downloads, Means, Wanted};
 use super::edge::Edge;
 use super::prefetch::{Source, jitter, load, media};
 use crate::config::ChannelConfig;
@@ -166,11 +166,16 @@ impl<'a> Follower<'a> {
         if update.changed {
             let init = update.wanted_sections.into_iter();
             let init = init.map(|(number, init)| (number, init.uri.clone(), init.source.clone()));
-            self.sections.add(announced(sections, init), self.epoch);
+            let order = match update.from_beginning {
+                true => Wanted::OldestFirst,
+                false => Wanted::NewestFirst,
+            };
+            self.sections
+                .add(announced(sections, init), self.epoch, order);
             let wanted = update.wanted.into_iter();
             let wanted = wanted.map(|segment| (segment.sequence, segment.uri, segment.source));
             self.downloads
-                .add(announced(self.rendition, wanted), self.epoch);
+                .add(announced(self.rendition, wanted), self.epoch, order);
         }
         if update.epoch_changed {
             self.edge = Edge::default();

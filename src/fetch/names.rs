@@ -20,9 +20,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 const FRESH_ANSWER: Duration = Duration::from_millis(500);
 /// How long the last answer is taken without asking, once there was no other.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Until when an answer will do: longer than a name server is away, shorter than it takes to be
-/// noticed that a service has moved.
-const USABLE: Duration = Duration::from_secs(3600);
+/// Until when an answer will do where there is no newer one. A connection may have been kept for
+/// hours since; RFC 8767 has a day or more.
+const USABLE: Duration = Duration::from_secs(24 * 3600);
 /// Hosts of one box: its channels' and those that their playlists name.
 const MAX_HOSTS: usize = 256;
 
@@ -46,17 +46,21 @@ impl Names {
             Some((_, false)) => FRESH_ANSWER,
             None => ANSWER,
         };
-        let found = match timeout(patience, lookup_host((host, 0))).await {
-            Ok(found) => found.map(Vec::from_iter),
+        let (names, asked) = (self.clone(), host.to_owned());
+        // To its end, also if nobody waits for it any more: a late answer serves the next one.
+        let lookup = tokio::spawn(async move {
+            let found = lookup_host((asked.as_str(), 0)).await.map(Vec::from_iter);
+            if let Ok(addresses) = &found {
+                names.learn(&asked, addresses);
+            }
+            found
+        });
+        let found = match timeout(patience, lookup).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(stopped)) => Err(io::Error::other(stopped)),
             Err(_) => Err(io::Error::other("the name server does not answer")),
         };
-        match found {
-            Ok(addresses) => {
-                self.learn(host, &addresses);
-                Ok(addresses)
-            }
-            Err(error) => self.make_do(host, &error).ok_or(error),
-        }
+        found.or_else(|error| self.make_do(host, &error).ok_or(error))
     }
 
     /// What it said last, if that will still do, and whether it has failed to say more just now.

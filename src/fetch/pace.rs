@@ -21,7 +21,7 @@ struct Bucket {
     bytes_per_second: f64,
     /// Until when what was taken has been earned.
     paid_until: Option<Instant>,
-    /// How urgent each download is; the second number tells apart those that are alike.
+    /// How far behind each download is; the second number tells apart those that are alike.
     lanes: BTreeSet<(u64, u64)>,
     entered: u64,
 }
@@ -47,9 +47,9 @@ impl Pace {
         }))
     }
 
-    /// A download begins. The higher the number, the more urgent it is.
-    pub(super) fn enter(&self, urgency: u64) -> Lane {
-        let mut key = (urgency, 0);
+    /// A download begins, of what is so far behind: the less, the more urgent it is.
+    pub(super) fn enter(&self, behind: u64) -> Lane {
+        let mut key = (behind, 0);
         if let Some(mut bucket) = self.bucket() {
             bucket.entered += 1;
             key.1 = bucket.entered;
@@ -79,7 +79,7 @@ impl Lane {
     /// do not read, so that the origin sends no faster.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let bucket = self.pace.bucket()?;
-        let most_urgent = bucket.lanes.last().map(|(urgency, _)| *urgency);
+        let most_urgent = bucket.lanes.first().map(|(behind, _)| *behind);
         // Whoever may take in advance leaves nothing to those who may not.
         let advance = match Some(self.key.0) == most_urgent {
             true => BURST,
@@ -107,13 +107,13 @@ pub(super) struct Places(Arc<AtomicUsize>);
 pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Places {
-    /// Takes a place if one is free. The `first` of each rendition has one in any case, so that none
-    /// waits for another.
-    pub(super) fn take(&self, first: bool) -> Option<Place> {
+    /// Takes a place if one is free. Of its `own` each rendition has some in any case, so that none waits
+    /// for another.
+    pub(super) fn take(&self, own: bool) -> Option<Place> {
         let taken = self.0.fetch_add(1, Ordering::Relaxed);
         // Gives it back if it is one too many.
         let place = Place(Arc::clone(&self.0));
-        (first || taken < PLACES).then_some(place)
+        (own || taken < PLACES).then_some(place)
     }
 }
 
@@ -177,9 +177,9 @@ mod tests {
     fn the_newest_has_all_of_it_for_as_long_as_it_is_there() {
         let (pace, start) = (Pace::new(Some(1000)), Instant::now());
         let is_all = |bytes: usize| bytes.abs_diff(10_000) <= 220;
-        let older = pace.enter(7);
+        let older = pace.enter(1);
         let alone = shares(start, &[&older]);
-        let newer = pace.enter(8);
+        let newer = pace.enter(0);
         let both = shares(start + 10_000 * MS, &[&older, &newer]);
         drop(newer);
         let alone_again = shares(start + 20_000 * MS, &[&older]);

@@ -29,11 +29,12 @@ const HEDGE_AFTER: Duration = Duration::from_millis(800);
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Of a connection that brings less than so many bytes in so long a time the same is true: it would
-/// hold its place until all of the window has gone by. No stream is as slow as that, 4 KiB/s.
-const TRICKLE: (u64, Duration) = (16 << 10, Duration::from_secs(4));
+/// hold its place until all of the window has gone by. No stream is as slow as that, 1 KiB/s.
+const TRICKLE: (u64, Duration) = (4 << 10, Duration::from_secs(4));
 
-/// How often a body is taken up again.
+/// How often a body is taken up again before so much more of it has come.
 pub(super) const MAX_RESUMES: u32 = 3;
+const PROGRESS: u64 = 64 << 10;
 
 /// Before a body that broke off is asked for again: an origin that restarts needs a moment.
 const RESUME_PAUSE: Duration = Duration::from_millis(100);
@@ -60,6 +61,8 @@ pub struct SegmentBody {
     /// What the origin says that the copy is, if that can stand in `If-Range`.
     validator: Option<HeaderValue>,
     resumes: u32,
+    /// What had come when it was last taken up again.
+    resumed_at: u64,
     /// Bytes that came of late, and the time that they were waited for.
     lately: (u64, Duration),
     /// Came with the end of what was skipped.
@@ -103,6 +106,7 @@ impl OriginClient {
             received: 0,
             crc32c: 0,
             resumes: 0,
+            resumed_at: 0,
             lately: (0, Duration::ZERO),
             new: Bytes::new(),
         })
@@ -200,6 +204,9 @@ impl SegmentBody {
             return Err(OriginError::NotMedia(PAGE.into()));
         }
         self.received += bytes.len() as u64;
+        if self.received - self.resumed_at >= PROGRESS {
+            self.resumes = 0;
+        }
         self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
         match self.received > MAX_SEGMENT {
             true => Err(OriginError::TooLarge { limit: MAX_SEGMENT }),
@@ -215,6 +222,7 @@ impl SegmentBody {
             }
             sleep(RESUME_PAUSE * self.resumes).await;
             self.resumes += 1;
+            self.resumed_at = self.received;
             match self.rest().await {
                 Ok(()) => return Ok(()),
                 Err(OriginError::Changed) => return Err(OriginError::Changed),

@@ -78,6 +78,8 @@ pub struct Update {
     pub only_queries_changed: bool,
     /// Whether the list differs from the one before.
     pub changed: bool,
+    /// Its viewers begin at its beginning: it was complete when it was first seen.
+    pub from_beginning: bool,
 }
 
 impl Tracker {
@@ -129,6 +131,7 @@ impl Tracker {
                 epoch_changed: false,
                 only_queries_changed: false,
                 changed: false,
+                from_beginning: self.from_beginning,
             };
         }
         let (mut expired, mut expired_sections) = (Vec::new(), Vec::new());
@@ -170,6 +173,7 @@ impl Tracker {
             epoch_changed,
             only_queries_changed,
             changed,
+            from_beginning: self.from_beginning,
         }
     }
 

@@ -3,8 +3,13 @@
 //!
 //! ```text
 //! cargo test --test crash                                       # seconds
-//! cargo test --release --test crash -- --ignored --nocapture    # minutes: hundreds of crashes, 2 GiB
+//! cargo test --release --test crash -- --ignored --nocapture    # ten minutes: thousands of crashes, 2 GiB
 //! ```
+//!
+//! The long form on 2026-11-23 (2 cores that had other things to do, x86-64): 300 times killed, 450
+//! files torn, 9222 segments served to viewers and 7908 found again, each as it was; 4824 power cuts in
+//! a run of 134 operations; 2 GiB in 1024 segments: READY 41 ms after the start, all of them found after
+//! 1.4 s from a cold disk, the newest read back 4 ms later.
 
 // Helpers of tests fail the test, and print what they measure.
 #![allow(
