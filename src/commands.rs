@@ -132,10 +132,19 @@ fn runtime() -> Result<Runtime, Failure> {
         .map_err(Failure::System)
 }
 
-/// Prints a line for a person or a script to read.
+/// Prints a line for a person or a script to read. What an origin wrote into it does nothing to the
+/// terminal.
 fn say(line: &str) {
+    let turns = |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut plain = String::with_capacity(line.len());
+    for c in line.chars() {
+        match (c.is_control() && c != '\n') || turns(c) {
+            true => plain.extend(c.escape_unicode()),
+            false => plain.push(c),
+        }
+    }
     // Whoever reads may have seen enough and gone (`| head -1`).
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(std::io::stdout(), "{plain}");
 }
 
 /// Reads a configuration, and looks into the files that it names.
@@ -162,6 +171,9 @@ fn check(path: &Path) -> Result<(), Failure> {
 /// building every part anew, a bad one leaves the old in force.
 async fn run(path: &Path) -> Result<(), Failure> {
     raise_file_limit();
+    // A file that is larger than this process may write (`ulimit -f`) is then an error like others.
+    let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    let _heard = signal(too_large).map_err(Failure::System)?;
     let mut stop = Stop::new()?;
     let mut hangup = signal(SignalKind::hangup()).map_err(Failure::System)?;
     let mut config = load(path)?;

@@ -526,6 +526,26 @@ async fn the_quota_keeps_what_is_nearest_to_the_live_edge() {
 }
 
 #[tokio::test]
+async fn what_somebody_wiped_is_fetched_again() {
+    let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
+    set_segments(&origin, 1..6);
+    origin.set("/news/index.m3u8", &[Answer::Text(playlist(1, 5))]);
+    let base = origin.serve().await;
+    let pipeline = Pipeline::start(&format!("{base}/news/index.m3u8"), dir.path());
+    pipeline.stored(&named(1), 1).await;
+    std::fs::remove_dir_all(dir.path().join("news")).unwrap();
+    let found = pipeline
+        .store
+        .find(&news(), &named(5), Some(MediaSequence(5)));
+    assert!(matches!(found, Found::Absent), "that is how it is noticed");
+    for number in 1..6 {
+        let reader = pipeline.stored(&named(number), number).await;
+        assert_eq!(reader.read(0..usize::MAX).unwrap(), media(number));
+    }
+    pipeline.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_finds_the_window_again_and_deletes_what_is_not_whole() {
     let (origin, dir) = (Origin::default(), tempfile::tempdir().unwrap());
     set_segments(&origin, 1..6);

@@ -21,7 +21,11 @@ const LATE: u32 = 3;
 /// The live edge of one playlist.
 #[derive(Debug, Default)]
 pub(super) struct Edge {
-    newest: Option<(MediaSequence, Instant)>,
+    newest: Option<MediaSequence>,
+    /// When what is not here yet was listed for the first time.
+    appeared: BTreeMap<MediaSequence, Instant>,
+    /// It was complete when it was first loaded: it has no live edge.
+    recording: bool,
     /// When the media of each segment ended by the encoder's clock, where the playlist says so
     /// (`EXT-X-PROGRAM-DATE-TIME`) and can be believed.
     ends: BTreeMap<MediaSequence, Instant>,
@@ -37,15 +41,22 @@ impl Edge {
     /// A load at `now`, which is `clock` by the wall, brought `media`.
     pub(super) fn listed(&mut self, media: &MediaPlaylist, now: Instant, clock: SystemTime) {
         self.ended = media.endlist;
+        if self.newest.is_none() {
+            self.recording = media.endlist;
+        }
         let last = media
             .segments
             .iter()
             .rfind(|segment| segment.source.is_ok());
-        let known = self.newest.map(|(newest, _)| newest);
-        let Some(last) = last.filter(|last| Some(last.sequence) > known) else {
+        let Some(last) = last.filter(|last| Some(last.sequence) > self.newest) else {
             return;
         };
-        if self.newest.replace((last.sequence, now)).is_some() {
+        self.appeared.insert(last.sequence, now);
+        while self.appeared.len() > REMEMBERED {
+            // The oldest says how long it has been.
+            self.appeared.pop_last();
+        }
+        if self.newest.replace(last.sequence).is_some() {
             let [stored, before] = self.stored;
             // Where nothing arrives at all, it is not for want of speed.
             match self.missing {
@@ -85,10 +96,11 @@ impl Edge {
     }
 
     /// Since when the box has been behind, with this segment as its newest: by the encoder's clock
-    /// since the end of that segment's media; without such a clock since the newest listed segment
-    /// appeared, as long as that is missing.
+    /// since the end of that segment's media; without such a clock since the first that is missing after
+    /// it was listed. A recording is never behind.
     pub(super) fn behind_since(&mut self, stored: Option<MediaSequence>) -> Option<Instant> {
-        let (newest, appeared) = self.newest?;
+        let newest = self.newest.filter(|_| !self.recording)?;
+        self.appeared.retain(|listed, _| Some(*listed) > stored);
         self.stored[0] = stored;
         self.missing = stored < Some(newest);
         if self.ended && !self.missing {
@@ -101,7 +113,7 @@ impl Edge {
         let end = self.ends.range(..=stored).next_back();
         match end.or(self.ends.first_key_value()) {
             Some((_, end)) => Some(*end),
-            None => self.missing.then_some(appeared),
+            None => self.appeared.first_key_value().map(|(_, at)| *at),
         }
     }
 
@@ -112,7 +124,9 @@ impl Edge {
 
     /// Whether the lag grows as time passes.
     pub(super) fn moves(&self) -> bool {
-        self.newest.is_some() && (self.missing || !(self.ended || self.ends.is_empty()))
+        self.newest.is_some()
+            && !self.recording
+            && (self.missing || !(self.ended || self.ends.is_empty()))
     }
 }
 
@@ -195,6 +209,30 @@ mod tests {
     }
 
     #[test]
+    fn without_a_clock_the_lag_is_since_the_first_missing_segment_was_listed() {
+        let start = Instant::now();
+        let mut edge = Edge::default();
+        let mut now = start;
+        for newest in 5..=9 {
+            edge.listed(&list(newest, None), now, clock());
+            now += Duration::from_secs(4);
+        }
+        assert_eq!(seconds(now, &mut edge, 4), Some(20));
+        assert_eq!(seconds(now, &mut edge, 6), Some(12));
+        assert_eq!(seconds(now, &mut edge, 9), None);
+    }
+
+    #[test]
+    fn a_recording_has_no_lag() {
+        let mut recording = list(9, None);
+        recording.endlist = true;
+        let mut edge = Edge::default();
+        edge.listed(&recording, Instant::now(), clock());
+        assert_eq!(edge.behind_since(Some(MediaSequence(3))), None);
+        assert!(!edge.moves());
+    }
+
+    #[test]
     fn a_clock_that_cannot_be_right_is_not_believed() {
         let now = Instant::now() + Duration::from_secs(7200);
         let mut edge = Edge::default();
@@ -207,11 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn a_playlist_that_is_complete_is_not_behind_once_its_end_is_here() {
+    fn a_programme_that_has_ended_is_not_behind_once_its_end_is_here() {
         let now = Instant::now() + Duration::from_secs(7200);
         let mut media = list(5, Some(3));
         media.endlist = true;
         let mut edge = Edge::default();
+        edge.listed(&list(4, Some(7)), now, clock());
         edge.listed(&media, now, clock());
         assert_eq!(seconds(now, &mut edge, 4), Some(7));
         assert_eq!(seconds(now, &mut edge, 5), None);

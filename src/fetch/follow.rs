@@ -102,6 +102,7 @@ impl<'a> Follower<'a> {
                 }
             })
             .await;
+            self.fetch_lost();
             started = Instant::now();
             if let Some(asked_ahead) = &mut asked_ahead {
                 asked_ahead.mark_unchanged();
@@ -138,6 +139,19 @@ impl<'a> Follower<'a> {
                     next
                 }
             };
+        }
+    }
+
+    /// Fetches again what was stored and is not there any more.
+    fn fetch_lost(&mut self) {
+        let (store, name) = (&self.means.store, &self.channel.name);
+        let lost = store.take_lost(name, self.rendition);
+        if !lost.is_empty() {
+            self.downloads.add(lost, self.epoch, Wanted::NewestFirst);
+        }
+        let lost = store.take_lost(name, self.rendition.sections());
+        if !lost.is_empty() {
+            self.sections.add(lost, self.epoch, Wanted::NewestFirst);
         }
     }
 

@@ -99,7 +99,7 @@ impl fmt::Display for StoreError {
             Self::Io { path, source } => match source.kind() {
                 io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "cannot write to {}: {source}; it has to belong to the user that edgeseed runs \
+                    "cannot use {}: {source}; it has to belong to the user that edgeseed runs \
                      as",
                     path.display()
                 ),

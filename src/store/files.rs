@@ -96,13 +96,18 @@ pub(super) struct PartFile {
 }
 
 impl PartFile {
-    /// Creates `<path>.part`, for what is to become `path`.
-    pub(super) fn create(disk: &Disk, path: &Path) -> Result<Self, StoreError> {
+    /// Creates `<path>.part`, for what is to become `path`. Calls `wiped` if the folder had to be made:
+    /// somebody wiped the cache while we run, which is theirs to wipe.
+    pub(super) fn create(
+        disk: &Disk,
+        path: &Path,
+        wiped: impl FnOnce(),
+    ) -> Result<Self, StoreError> {
         let part = path.with_extension(PART);
         let file = disk.create(&part).or_else(|error| match part.parent() {
-            // Somebody wiped the cache while we run: it is theirs to wipe.
             Some(folder) if error.kind() == io::ErrorKind::NotFound => {
                 disk.make_folder(folder)?;
+                wiped();
                 disk.create(&part)
             }
             _ => Err(error),
@@ -192,7 +197,7 @@ pub(super) fn prepare(disk: &Disk, dir: &Path, channels: &[ChannelName]) -> Resu
         let folder = dir.join(channel.as_str());
         disk.make_folder(&folder).map_err(StoreError::at(&folder))?;
         // Permission bits do not tell of a read-only mount or a full disk: try.
-        let probe = PartFile::create(disk, &folder.join("probe"))?;
+        let probe = PartFile::create(disk, &folder.join("probe"), || {})?;
         let written = probe.append(b"probe");
         disk.remove(&probe.path)
             .map_err(StoreError::at(&probe.path))?;

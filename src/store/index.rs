@@ -301,11 +301,42 @@ impl<S: Stored> Index<S> {
     /// A stored segment cannot be read any more; `None` if it is not stored any more anyway.
     pub(super) fn lose(&mut self, name: &ChannelName, segment: &S) -> Option<S> {
         let key = (segment.rendition(), segment.sequence());
-        let entry = self.channels.get_mut(name)?.entries.get_mut(&key)?;
+        let channel = self.channels.get_mut(name)?;
+        let entry = channel.entries.get_mut(&key)?;
         entry.ready().filter(|ready| ready.is(segment))?;
         let removed = std::mem::replace(&mut entry.state, State::Gone).stored()?;
+        if let Some(resource) = entry.resource.clone() {
+            let (rendition, sequence) = key;
+            let uri = entry.uri.clone();
+            channel.lost.push(Announced {
+                rendition,
+                uri,
+                resource,
+                sequence,
+            });
+        }
         self.leave(std::slice::from_ref(&removed));
         Some(removed)
+    }
+
+    /// What of a rendition was lost since it was last asked, and is still listed.
+    pub(super) fn take_lost(
+        &mut self,
+        name: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> Vec<Announced> {
+        let Some(channel) = self.channels.get_mut(name) else {
+            return Vec::new();
+        };
+        let taken = channel
+            .lost
+            .extract_if(.., |lost| lost.rendition == rendition);
+        let taken: Vec<Announced> = taken.collect();
+        let listed = |lost: &Announced| {
+            let entry = channel.entries.get(&(lost.rendition, lost.sequence));
+            entry.is_some_and(|entry| entry.is_gone() && entry.uri == lost.uri)
+        };
+        taken.into_iter().filter(listed).collect()
     }
 
     /// Lets a segment be found; false if its announcement does not stand any more, and it leaves.

@@ -143,6 +143,23 @@ impl Inner {
         self.after_change(channel, vec![removed]);
     }
 
+    /// The folder of a channel is not there any more: nor is what was in it.
+    pub(super) fn wiped(self: &Arc<Self>, channel: &ChannelName) {
+        let stored: Vec<_> = self.index().stored(channel).cloned().collect();
+        let mut lost = Vec::new();
+        for segment in stored {
+            if segment.path().is_some_and(|path| !path.exists()) {
+                lost.extend(self.index().lose(channel, &segment));
+            }
+        }
+        log::warn!(
+            "channel {channel}: its folder was wiped; the {} segments in it that are listed are \
+             fetched again",
+            lost.len()
+        );
+        self.after_change(channel, lost);
+    }
+
     pub(super) fn evict_from_memory(self: &Arc<Self>, bytes: u64) {
         let evicted = self.index().evict_from_memory(bytes);
         match evicted.is_empty() {

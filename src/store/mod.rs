@@ -442,6 +442,12 @@ impl Store {
         }
     }
 
+    /// What of a rendition turned out not to be there any more since this was last asked, and is listed
+    /// all the same: it is to be fetched again.
+    pub fn take_lost(&self, channel: &ChannelName, rendition: RenditionIndex) -> Vec<Announced> {
+        self.inner.index().take_lost(channel, rendition)
+    }
+
     /// Starts storing an announced segment. Makes room where the length is known; quota and free
     /// space are checked while writing, too.
     ///

@@ -220,7 +220,8 @@ impl Work {
                 Some(part) => part,
                 None => {
                     inner.hold_folder()?;
-                    part.insert(PartFile::create(&inner.disk, &self.path)?)
+                    let wiped = || inner.wiped(&self.channel);
+                    part.insert(PartFile::create(&inner.disk, &self.path, wiped)?)
                 }
             };
             part.append(bytes)?;

@@ -47,6 +47,8 @@ pub(super) struct Channel<S> {
     pub(super) listed: BTreeMap<RenditionIndex, MediaSequence>,
     /// When a live playlist last changed.
     pub(super) alive: Option<Instant>,
+    /// What could not be read any more, and is still listed.
+    pub(super) lost: Vec<Announced>,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl<S: Stored> Channel<S> {
             by_path: Names::default(),
             listed: BTreeMap::new(),
             alive: None,
+            lost: Vec::new(),
         }
     }
 
