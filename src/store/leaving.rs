@@ -130,8 +130,8 @@ impl Inner {
     /// Deletes all that is to be deleted, or waits until somebody else has tried to.
     ///
     /// # Errors
-    /// That of a file that cannot be deleted, after all others have been tried; it is tried again the
-    /// next time. [`io::ErrorKind::TimedOut`] if somebody else does not come to an end.
+    /// If nothing could be deleted at all: that of one of the files, which are tried again the next
+    /// time. [`io::ErrorKind::TimedOut`] if somebody else does not come to an end.
     pub(super) fn delete(&self) -> Result<(), StoreError> {
         let result = match self.take_turn() {
             Some(state) => self.delete_all(state),
@@ -162,7 +162,7 @@ impl Inner {
     }
 
     fn delete_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<(), StoreError> {
-        let mut result = Ok(());
+        let (mut error, mut any) = (None, false);
         let mut failed = Vec::new();
         while let Some(mut doomed) = state.doomed.pop_front() {
             drop(state);
@@ -170,15 +170,16 @@ impl Inner {
             let deleted = deleted.map_err(StoreError::at(&doomed.path));
             state = self.leaving.state();
             match deleted {
-                Ok(()) => state.held.push(doomed.held),
-                Err(error) => {
+                Ok(()) => {
+                    any = true;
+                    state.held.push(doomed.held);
+                }
+                Err(why) => {
                     if !std::mem::replace(&mut doomed.told, true) {
-                        log::warn!(
-                            "{error}: it cannot be deleted, and takes its room until it can"
-                        );
+                        log::warn!("{why}: it cannot be deleted, and takes its room until it can");
                     }
                     failed.push(doomed);
-                    result = Err(error);
+                    error = Some(why);
                 }
             }
         }
@@ -186,7 +187,10 @@ impl Inner {
         state.deleting = false;
         drop(state);
         self.leaving.deleted.notify_all();
-        result
+        match error {
+            Some(error) if !any => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Lets go of what nobody reads any more.

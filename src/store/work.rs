@@ -235,8 +235,8 @@ impl Work {
     fn reserve(&mut self, more: u64) -> Result<(), StoreError> {
         let inner = self.inner();
         let (dir, min_free) = (&inner.config.dir, inner.config.min_free);
+        let is_try = matches!(self.place, Place::Disk { is_try: true, .. });
         let mut patient = true;
-        let mut failed = None;
         loop {
             inner.sweep();
             // The file system is asked at each step only: others may fill it at any time anyway.
@@ -256,15 +256,18 @@ impl Work {
                 Room::Evicted(segments) => {
                     inner.doom(segments);
                     inner.count_all();
-                    failed = inner.delete().err();
                     inner.changed();
+                    // Where nothing can be deleted, nothing more is taken out in vain.
+                    inner.delete()?;
                 }
-                // What is left after that is being read, or cannot be deleted.
                 Room::Leaving => {
-                    failed = inner.delete().err();
-                    patient = false;
+                    match inner.delete() {
+                        Err(error) if is_try => return Err(error),
+                        // What is left is being read, or cannot be deleted: others can.
+                        Ok(()) | Err(_) => patient = false,
+                    }
                 }
-                Room::Taken => return Err(failed.unwrap_or(StoreError::NoRoom { wanted: more })),
+                Room::Taken => return Err(StoreError::NoRoom { wanted: more }),
                 Room::Never => {
                     return Err(StoreError::NotFree {
                         dir: dir.clone(),

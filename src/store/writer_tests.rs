@@ -1,7 +1,7 @@
 //! Writing segments, and what is left when that goes wrong.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::super::{Arrival, Disk, Fault, Found, Operation, Reader, Store};
@@ -376,6 +376,49 @@ async fn a_file_that_cannot_be_deleted_keeps_no_other_from_it_and_the_disk_in_us
     writer.commit().await.unwrap();
     assert_eq!((store.problem(), files(dir.path())), (None, 2));
     assert_eq!(served(&store, &channel), b"new");
+}
+
+#[tokio::test]
+async fn a_full_store_on_a_disk_that_turns_read_only_keeps_what_it_has() {
+    use rustix::io::Errno;
+    let dir = tempfile::tempdir().unwrap();
+    let read_only = Arc::new(AtomicBool::new(false));
+    let turned = Arc::clone(&read_only);
+    let disk = Disk::with_faults(move |now| {
+        let writes = matches!(
+            now,
+            Operation::Create | Operation::Write | Operation::Rename | Operation::Remove
+        );
+        let fails = writes && turned.load(Ordering::Relaxed);
+        fails.then_some(Fault {
+            errno: Errno::ROFS.raw_os_error(),
+            partly: false,
+        })
+    });
+    let (store, channel, announced) = store_on(disk, dir.path(), 0);
+    let name = |sequence: u64| format!("{sequence}.ts");
+    for sequence in 1..=9 {
+        if sequence == 8 {
+            read_only.store(true, Ordering::Relaxed);
+        }
+        let next = Announced {
+            sequence: MediaSequence(sequence),
+            uri: name(sequence).as_str().into(),
+            ..announced.clone()
+        };
+        store.announce(&channel, std::slice::from_ref(&next));
+        let length = 600_000;
+        let mut writer = store.begin(&channel, &next, Some(length)).await.unwrap();
+        writer.write(&vec![7; length as usize]).await.unwrap();
+        writer.commit().await.unwrap();
+    }
+    // Six fit. For the eighth one was taken out, and for the ninth, which went to memory at once, none.
+    let served = |sequence: &u64| {
+        let found = store.find(&channel, &name(*sequence), None);
+        matches!(found, Found::Ready(_))
+    };
+    let served: Vec<u64> = (1..=9).filter(served).collect();
+    assert_eq!(served, [3, 4, 5, 6, 7, 8, 9]);
 }
 
 #[tokio::test]
