@@ -293,7 +293,7 @@ impl Downloads {
             });
             let most_wanted = moving.max();
             let mut jobs = self.queue.iter();
-            let due = jobs.position(|job| is_due(job) && most_wanted <= Some(job.rank));
+            let due = jobs.position(|job| most_wanted <= Some(job.rank) && is_due(job));
             let Some(index) = due else { break };
             let Some(place) = self.means.places.take(self.active.len() < OWN) else {
                 break;

@@ -174,6 +174,7 @@ impl Inner {
         self.count_all();
     }
 
+    /// Counts what every channel has, and tells everybody.
     pub(super) fn count_all(&self) {
         for channel in &self.channels {
             self.count(channel);

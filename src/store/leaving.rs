@@ -13,7 +13,7 @@ use super::inner::{Inner, in_background};
 use super::{Segment, StoreError};
 
 /// How long whoever needs room waits for another one's deleting: a card that takes longer is in
-/// trouble, and then there are older segments to take out, or memory.
+/// trouble, and the segment goes to memory.
 const DELETED_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]

@@ -111,10 +111,8 @@ impl Drop for Work {
             self.inner().health().untried(Instant::now());
         }
         if let Some(part) = part {
-            let inner = self.inner();
-            let (path, file) = (part.path().to_owned(), Arc::clone(part.file()));
-            inner.doom_file(path, self.length, Some(file));
-            inner.delete_in_background();
+            self.doom(&part);
+            self.inner().delete_in_background();
         }
     }
 }
@@ -256,7 +254,6 @@ impl Work {
                 Room::Evicted(segments) => {
                     inner.doom(segments);
                     inner.count_all();
-                    inner.changed();
                     // Where nothing can be deleted, nothing more is taken out in vain.
                     inner.delete()?;
                 }
@@ -294,11 +291,10 @@ impl Work {
         let on_disk = self.go_to_memory();
         let moved = match &part {
             Some(part) => self.read_back(part),
-            None => self.hold(0),
+            None => self.hold(0).map(|()| true),
         };
         if let Some(part) = part {
-            let (path, file) = (part.path().to_owned(), Arc::clone(part.file()));
-            inner.doom_file(path, self.length, Some(file));
+            self.doom(&part);
             // What cannot be deleted is remembered.
             let _ = inner.delete();
         }
@@ -326,6 +322,12 @@ impl Work {
         Ok(crc == self.crc)
     }
 
+    /// Its file is to be deleted.
+    fn doom(&self, part: &PartFile) {
+        let (path, file) = (part.path().to_owned(), Arc::clone(part.file()));
+        self.inner().doom_file(path, self.length, Some(file));
+    }
+
     /// What was set aside on the disk.
     fn go_to_memory(&mut self) -> Reserved {
         self.place = Place::Memory {
@@ -338,15 +340,15 @@ impl Work {
 
     /// Makes room in memory for `more` bytes, and for all that is known to come, at the expense of
     /// what is further behind the live edge.
-    fn hold(&mut self, more: usize) -> Result<bool, StoreError> {
+    fn hold(&mut self, more: usize) -> Result<(), StoreError> {
         let inner = self.inner();
         let Place::Memory { bytes, share } = &mut self.place else {
-            return Ok(true);
+            return Ok(());
         };
         let known = self.expected.map_or(0, |length| length as usize);
         let wanted = known.max(bytes.len() + more);
         if wanted <= bytes.capacity() {
-            return Ok(true);
+            return Ok(());
         }
         let wanted = match self.expected {
             Some(_) => wanted,
@@ -387,7 +389,7 @@ impl Work {
         }
         bytes.reserve_exact(wanted - bytes.len());
         drop(copy);
-        Ok(true)
+        Ok(())
     }
 
     /// Gives the file its name, and lets it be found.
