@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
-use super::task::{CONNECT_TIMEOUT, Credentials, Entry, Slot, Task};
+use super::registry::{Entry, Slot};
+use super::task::{CONNECT_TIMEOUT, Credentials, Task};
 use super::{Event, PeerKey};
 use crate::config::PeerConfig;
 use crate::ids::{BoxId, ChannelId, ChannelName, tame};
@@ -112,11 +113,11 @@ impl Calls {
 impl Task {
     /// Calls a peer that the signalling server takes for a parent of ours.
     pub(super) fn call(&mut self, key: PeerKey, dirty: &mut BTreeSet<Slot>) {
-        if self.by_key.contains_key(&key) {
+        if self.registry.slot_of(&key).is_some() {
             // It has called, or was called, already.
             return;
         }
-        let calls = self.entries.values();
+        let calls = self.registry.entries();
         let calls = calls.filter(|entry| entry.connection.offered().is_some());
         let refused = match calls.count() {
             _ if self.calls.secret.is_none() => {
@@ -176,7 +177,7 @@ impl Task {
         proof: Option<Proof>,
         dirty: &mut BTreeSet<Slot>,
     ) {
-        let Some((slot, offer)) = self.entry_of(key).and_then(|(slot, entry)| {
+        let Some((slot, offer)) = self.registry.entry_of(key).and_then(|(slot, entry)| {
             let offer = entry.connection.offered()?.to_owned();
             Some((slot, offer))
         }) else {
@@ -187,7 +188,7 @@ impl Task {
             answer: sdp,
         };
         let sibling = proof.and_then(|proof| self.calls.proved(key, proof, subject));
-        let Some(entry) = self.entries.get_mut(&slot) else {
+        let Some(entry) = self.registry.get_mut(slot) else {
             return;
         };
         dirty.insert(slot);
@@ -218,7 +219,7 @@ impl Task {
     /// Passes a question to the sibling that it is for.
     pub(super) fn ask(&mut self, ask: Ask, dirty: &mut BTreeSet<Slot>) {
         let (now, context) = (Instant::now(), &self.context);
-        let asked = self.entries.iter_mut().find(|(_, entry)| {
+        let asked = self.registry.entries_mut().find(|(_, entry)| {
             entry.announced
                 && entry.key.channel == ask.channel
                 && entry.connection.sibling() == Some(&ask.to)
@@ -226,7 +227,7 @@ impl Task {
         match asked {
             Some((slot, entry)) => {
                 entry.connection.ask(now, ask, context);
-                dirty.insert(*slot);
+                dirty.insert(slot);
             }
             None => {
                 // It has just gone. Whoever asked may have, too.
@@ -237,7 +238,7 @@ impl Task {
 
     /// A data channel has opened.
     pub(super) fn channel_opened(&mut self, slot: Slot, dirty: &mut BTreeSet<Slot>) {
-        let Some(entry) = self.entries.get(&slot) else {
+        let Some(entry) = self.registry.get_mut(slot) else {
             return;
         };
         let (key, called) = (entry.key.clone(), entry.called);
@@ -246,12 +247,12 @@ impl Task {
             self.context.siblings.opened(&key.channel, &sibling);
             self.calls.lost.retain(|lost| lost.key != key);
             // A box that has entered again is met again: one channel to it is enough.
-            for (other, entry) in &mut self.entries {
+            for (other, entry) in self.registry.entries_mut() {
                 let same = entry.key.channel == key.channel
                     && entry.connection.sibling() == Some(&sibling);
-                if same && entry.announced && *other < slot {
+                if same && entry.announced && other < slot {
                     entry.connection.close();
-                    dirty.insert(*other);
+                    dirty.insert(other);
                 }
             }
         }

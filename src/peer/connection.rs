@@ -6,28 +6,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use heapless::LinearMap;
-use rtc::data_channel::RTCDataChannelId;
-use rtc::peer_connection::RTCPeerConnection;
-use rtc::peer_connection::event::{RTCDataChannelEvent, RTCPeerConnectionEvent};
-use rtc::peer_connection::message::RTCMessage;
-use rtc::peer_connection::sdp::RTCSessionDescription;
-use rtc::peer_connection::state::RTCPeerConnectionState;
-use rtc::peer_connection::transport::RTCIceCandidateInit;
-use rtc::sansio::Protocol;
 use rtc::shared::error::Error as RtcError;
-use rtc::shared::{TaggedBytesMut, TransportContext, TransportProtocol};
 
 use super::asks::Asks;
 use super::sdp::Offer;
-use super::setup::{self, Identity};
+use super::setup::Identity;
 use super::socket::Socket;
+use super::transport::{Datagram, Heard, Transport};
 use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
 use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
-use crate::session::{Input, RequestId, Session, SessionConfig};
+use crate::session::{Flight, Input, RequestId, Session, SessionConfig};
 use crate::sibling::{Ask, DELIVER_WITHIN, Siblings};
 use crate::store::{Reader, Store};
 
@@ -38,10 +29,6 @@ const MAX_SEGMENTS: usize = 16;
 /// it hears LACK, and does not take a box whose origin is slow for one that is dead.
 const SIBLING_HOLD: Duration = Duration::from_millis(900);
 
-/// Candidates of one viewer that are tried: a browser has one for each of its interfaces, and each
-/// costs checks towards an address that the viewer chose.
-const MAX_CANDIDATES: u8 = 16;
-
 /// What every connection shares.
 pub(super) struct Context {
     pub(super) store: Store,
@@ -49,34 +36,33 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     pub(super) siblings: Siblings,
     pub(super) session: SessionConfig,
+    /// Held by each connection that has something on its way.
+    pub(super) under_way: Arc<UnderWay>,
 }
+
+/// That something is on its way to a peer. It counts by being held.
+pub(super) struct UnderWay;
 
 pub(super) struct Connection {
     key: PeerKey,
-    rtc: RTCPeerConnection,
-    channel: Option<Channel>,
+    transport: Transport,
+    /// Once the data channel is open.
+    session: Option<Session>,
     metrics: Arc<ChannelMetrics>,
     created: Instant,
-    /// How far the stack's clock is ahead of ours.
-    ahead: Duration,
     address: Option<SocketAddr>,
     segments: LinearMap<RequestId, Reader, MAX_SEGMENTS>,
     share: Option<Share>,
+    under_way: Option<Arc<UnderWay>>,
     sibling: Option<BoxId>,
     /// What this box offered, until that is answered.
     offered: Option<String>,
     asks: Asks,
     told_of_bad_message: bool,
-    candidates: u8,
     segments_sent: u64,
     bytes_sent: u64,
     lacks: u64,
     stopping: bool,
-}
-
-struct Channel {
-    id: RTCDataChannelId,
-    session: Session,
 }
 
 /// Whether a connection goes on after it has been driven.
@@ -102,8 +88,8 @@ impl Connection {
         context: &Context,
     ) -> Result<(Self, String), RtcError> {
         let offer = Offer::read(offer);
-        let (rtc, answer) = setup::answer(now, identity, offer.sdp, sibling.is_some())?;
-        let mut connection = Self::new(now, key, rtc, context);
+        let (transport, answer) = Transport::answer(now, identity, offer.sdp, sibling.is_some())?;
+        let mut connection = Self::new(now, key, transport, context);
         connection.sibling = sibling;
         for candidate in &offer.candidates {
             connection.candidate(candidate);
@@ -121,8 +107,8 @@ impl Connection {
         identity: Identity<'_>,
         context: &Context,
     ) -> Result<(Self, String), RtcError> {
-        let (rtc, offer) = setup::offer(now, identity)?;
-        let mut connection = Self::new(now, key, rtc, context);
+        let (transport, offer) = Transport::call(now, identity)?;
+        let mut connection = Self::new(now, key, transport, context);
         connection.offered = Some(offer.clone());
         Ok((connection, offer))
     }
@@ -139,27 +125,25 @@ impl Connection {
     ) -> Result<(), RtcError> {
         self.offered = None;
         self.sibling = Some(sibling);
-        self.rtc
-            .set_remote_description(now, RTCSessionDescription::answer(answer.to_owned())?)
+        self.transport.answered(now, answer.to_owned())
     }
 
-    fn new(now: Instant, key: PeerKey, rtc: RTCPeerConnection, context: &Context) -> Self {
+    fn new(now: Instant, key: PeerKey, transport: Transport, context: &Context) -> Self {
         let metrics = context.metrics.channel(&key.channel);
         Self {
             key,
-            rtc,
-            channel: None,
+            transport,
+            session: None,
             metrics,
             created: now,
-            ahead: Duration::ZERO,
             address: None,
             segments: LinearMap::new(),
             share: None,
+            under_way: None,
             sibling: None,
             offered: None,
             asks: Asks::default(),
             told_of_bad_message: false,
-            candidates: 0,
             segments_sent: 0,
             bytes_sent: 0,
             lacks: 0,
@@ -189,7 +173,7 @@ impl Connection {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.channel.is_some()
+        self.session.is_some()
     }
 
     /// Whether a datagram of the viewer ever came.
@@ -211,44 +195,22 @@ impl Connection {
         }
     }
 
-    /// Takes a candidate that the viewer trickled. One with a hidden address (`.local`) need not
-    /// be resolved: the viewer's checks come in from its real one.
+    /// Takes a candidate of the other end. Those of viewers are of no use: their checks come to us, as
+    /// to every server with an address of its own (RFC 8445 section 2.5), and libdatachannel 0.24 does
+    /// not begin its own for four seconds when one of ours arrives before our answer.
     pub(super) fn candidate(&mut self, candidate: &str) {
-        let candidate = candidate.strip_prefix("a=").unwrap_or(candidate);
-        if candidate.is_empty() || candidate.contains(".local") || self.candidates >= MAX_CANDIDATES
-        {
+        if self.sibling.is_none() && self.offered.is_none() {
             return;
         }
-        self.candidates += 1;
-        let init = RTCIceCandidateInit {
-            candidate: candidate.to_owned(),
-            ..Default::default()
-        };
-        if let Err(error) = self.rtc.add_remote_candidate(init) {
+        if let Err(error) = self.transport.candidate(candidate) {
             log::debug!("{}: a candidate is of no use: {error}", self.key);
         }
     }
 
     /// Takes a datagram.
-    pub(super) fn datagram(
-        &mut self,
-        now: Instant,
-        from: SocketAddr,
-        to: SocketAddr,
-        bytes: &[u8],
-    ) {
-        self.address = Some(from);
-        let read = self.rtc.handle_read(TaggedBytesMut {
-            now: now + self.ahead,
-            transport: TransportContext {
-                local_addr: to,
-                peer_addr: from,
-                ecn: None,
-                transport_protocol: TransportProtocol::UDP,
-            },
-            message: BytesMut::from(bytes),
-        });
-        if let Err(error) = read {
+    pub(super) fn datagram(&mut self, now: Instant, datagram: Datagram) {
+        self.address = Some(datagram.from);
+        if let Err(error) = self.transport.datagram(now, datagram) {
             log::debug!("{}: a datagram is of no use: {error}", self.key);
         }
     }
@@ -266,43 +228,31 @@ impl Connection {
 
     /// Whether a stop has something to wait for here.
     pub(super) fn is_sending(&mut self) -> bool {
-        self.outstanding() > 0
-            || self
-                .channel
-                .as_ref()
-                .is_some_and(|channel| channel.session.is_sending())
+        self.transport.outstanding() > 0 || self.session.as_ref().is_some_and(Session::is_sending)
     }
 
     /// Ends the connection; what there is to say about it is sent by the next [`Self::drive`].
     pub(super) fn close(&mut self) {
-        if let Err(error) = self.rtc.close() {
+        if let Err(error) = self.transport.close() {
             log::debug!("{}: closing: {error}", self.key);
         }
     }
 
     /// Takes that time has passed.
     pub(super) fn timeout(&mut self, now: Instant) {
-        self.stack_timeout(now);
-        if let Some(channel) = &mut self.channel {
-            channel.session.handle_timeout(now);
-        }
-    }
-
-    fn stack_timeout(&mut self, now: Instant) {
-        if let Err(error) = self.rtc.handle_timeout(now + self.ahead) {
+        if let Err(error) = self.transport.timeout(now) {
             log::debug!("{}: a timer: {error}", self.key);
+        }
+        if let Some(session) = &mut self.session {
+            session.handle_timeout(now);
         }
     }
 
     /// When [`Self::timeout`] is due.
     pub(super) fn next_timeout(&mut self) -> Option<Instant> {
-        let session = self
-            .channel
-            .as_ref()
-            .and_then(|channel| channel.session.next_timeout());
-        let stack = self.rtc.poll_timeout();
-        let stack = stack.map(|at| at.checked_sub(self.ahead).unwrap_or(at));
-        [stack, session].into_iter().flatten().min()
+        let session = self.session.as_ref().and_then(Session::next_timeout);
+        let transport = self.transport.next_timeout();
+        [transport, session].into_iter().flatten().min()
     }
 
     /// Does everything that can be done now: events, messages, answers, packets, datagrams.
@@ -314,95 +264,76 @@ impl Connection {
     ) -> Life {
         let mut life = Life::Open;
         loop {
-            while let Some(datagram) = self.rtc.poll_write() {
-                let transport = datagram.transport;
-                socket
-                    .queue(transport.local_addr, transport.peer_addr, &datagram.message)
-                    .await;
-            }
             let mut progress = false;
-            while let Some(event) = self.rtc.poll_event() {
+            while let Some(heard) = self.transport.poll() {
                 progress = true;
-                if let Life::Over(why) = self.event(event, context) {
-                    life = Life::Over(why);
-                }
-            }
-            while let Some(message) = self.rtc.poll_read() {
-                progress = true;
-                if let RTCMessage::DataChannelMessage(id, message) = message.message
-                    && self.channel.as_ref().is_some_and(|c| c.id == id)
-                {
-                    if message.is_string {
-                        self.input(now, Input::Text(&message.data), context);
-                    } else {
-                        self.input(now, Input::Binary(message.data.len()), context);
-                        self.asks.packet = Some(message.data.freeze());
-                    }
-                    progress |= self.outputs(now, context, &mut life);
-                    self.asks.packet = None;
-                }
+                self.hear(now, heard, context, &mut life);
+                self.outputs(now, context, &mut life);
+                self.asks.packet = None;
             }
             progress |= self.outputs(now, context, &mut life);
+            while let Some(datagram) = self.transport.poll_datagram() {
+                socket.queue(datagram).await;
+            }
             if !progress {
-                self.settle(now, context);
-                if !self.outputs(now, context, &mut life) {
-                    break;
-                }
+                break;
             }
         }
-        if self.segments.is_empty() && self.share.is_some() && self.outstanding() == 0 {
-            self.share = None;
-        }
+        self.settle(now, context);
         life
     }
 
-    fn event(&mut self, event: RTCPeerConnectionEvent, context: &Context) -> Life {
-        match event {
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnOpen(id)) => {
-                if self.channel.is_none() {
-                    log::debug!("{}: channel open", self.key);
-                    let session = match &self.sibling {
-                        Some(_) => {
-                            let config = SessionConfig {
-                                request_hold: SIBLING_HOLD,
-                                ..context.session
-                            };
-                            Session::with_sibling(config, DELIVER_WITHIN)
-                        }
-                        None => Session::new(context.session),
-                    };
-                    self.channel = Some(Channel { id, session });
-                } else if let Some(mut extra) = self.rtc.data_channel(id) {
-                    // One channel is the protocol; more are more memory.
-                    let _ = extra.close();
-                }
-                Life::Open
+    fn hear(&mut self, now: Instant, heard: Heard, context: &Context, life: &mut Life) {
+        match heard {
+            Heard::Opened => {
+                log::debug!("{}: channel open", self.key);
+                self.session = Some(match &self.sibling {
+                    Some(_) => {
+                        let config = SessionConfig {
+                            request_hold: SIBLING_HOLD,
+                            ..context.session
+                        };
+                        Session::with_sibling(config, DELIVER_WITHIN)
+                    }
+                    None => Session::new(context.session),
+                });
             }
-            RTCPeerConnectionEvent::OnDataChannel(RTCDataChannelEvent::OnClose(id))
-                if self.channel.as_ref().is_some_and(|c| c.id == id) =>
-            {
-                Life::Over("the viewer closed its channel")
+            Heard::Text(text) => self.input(now, Input::Text(&text), context),
+            Heard::Packet(packet) => {
+                self.input(now, Input::Binary(packet.len()), context);
+                self.asks.packet = Some(packet);
             }
-            RTCPeerConnectionEvent::OnConnectionStateChangeEvent(state) => match state {
-                RTCPeerConnectionState::Failed => Life::Over("the viewer is gone"),
-                RTCPeerConnectionState::Closed => Life::Over("the connection is closed"),
-                _ => Life::Open,
-            },
-            _ => Life::Open,
+            Heard::Over(why) => *life = Life::Over(why),
         }
     }
 
     fn input(&mut self, now: Instant, input: Input<'_>, context: &Context) {
         let current = self.current(context);
-        if let Some(channel) = &mut self.channel {
-            channel.session.handle(now, input, current);
+        if let Some(session) = &mut self.session {
+            session.handle(now, input, current);
         }
     }
 
+    /// Sees how far everything has come, and gives back the memory of what has arrived.
     fn settle(&mut self, now: Instant, context: &Context) {
-        let (current, outstanding) = (self.current(context), self.outstanding());
-        if let Some(channel) = &mut self.channel {
-            channel.session.settle(now, outstanding, current);
+        let outstanding = self.transport.outstanding();
+        match outstanding {
+            0 => self.under_way = None,
+            _ if self.under_way.is_none() => self.under_way = Some(context.under_way.clone()),
+            _ => {}
+        }
+        let mine = usize::from(self.under_way.is_some());
+        if let Some(session) = &mut self.session {
+            let handed = self.transport.handed();
+            let flight = Flight {
+                delivered: handed.saturating_sub(outstanding as u64),
+                outstanding,
+                alone: Arc::strong_count(&context.under_way) == 1 + mine,
+            };
+            session.settle(now, flight);
+        }
+        if self.segments.is_empty() && outstanding == 0 {
+            self.share = None;
         }
     }
 

@@ -23,12 +23,17 @@
 mod addresses;
 mod asks;
 mod calls;
+mod clock;
 mod connection;
 mod refusals;
+mod registry;
 mod sdp;
 mod setup;
 mod socket;
+mod stun;
 mod task;
+mod thread;
+mod transport;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -220,9 +225,9 @@ pub struct Parts {
 
 /// The peers, ready to run.
 pub struct Peers {
-    task: task::Task,
-    commands: mpsc::Sender<Command>,
-    events: mpsc::Receiver<Event>,
+    parts: Parts,
+    port: socket::Port,
+    commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
 }
 
 impl Peers {
@@ -231,24 +236,21 @@ impl Peers {
     /// # Errors
     /// [`PeerError`] when the port cannot be had.
     pub fn bind(parts: Parts) -> Result<Self, PeerError> {
-        let socket = socket::Socket::bind(parts.config.udp_port)?;
-        let (commands, commands_in) = mpsc::channel(QUEUE);
-        let (events_out, events) = mpsc::channel(QUEUE);
         Ok(Self {
-            task: task::Task::new(parts, socket, commands_in, events_out),
-            commands,
-            events,
+            port: socket::Port::bind(parts.config.udp_port)?,
+            parts,
+            commands: mpsc::channel(QUEUE),
         })
     }
 
     /// The UDP port of all peers.
     pub fn port(&self) -> u16 {
-        self.task.port()
+        self.port.number()
     }
 
     /// Where commands go.
     pub fn commands(&self) -> mpsc::Sender<Command> {
-        self.commands.clone()
+        self.commands.0.clone()
     }
 
     /// Serves until `stop`, then finishes what is being sent within `stop-timeout`. The receiver
@@ -257,7 +259,20 @@ impl Peers {
         self,
         stop: CancellationToken,
     ) -> (mpsc::Receiver<Event>, impl Future<Output = ()> + Send) {
-        let Self { task, events, .. } = self;
-        (events, task.run(stop))
+        let (events_out, events) = mpsc::channel(QUEUE);
+        let (_, commands) = self.commands;
+        let (parts, port) = (self.parts, self.port);
+        let serve = async move || {
+            let socket = port.open()?;
+            let task = task::Task::new(parts, socket, commands, events_out);
+            task.run(stop).await;
+            Ok(())
+        };
+        let served = async {
+            if let Err(error) = thread::run("viewers", serve).await {
+                log::error!("viewers cannot be served: {error}");
+            }
+        };
+        (events, served)
     }
 }

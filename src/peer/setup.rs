@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
+use rtc::dtls::cipher_suite::CipherSuiteId;
 use rtc::peer_connection::configuration::RTCConfigurationBuilder;
 use rtc::peer_connection::configuration::setting_engine::SettingEngineBuilder;
 use rtc::peer_connection::sdp::RTCSessionDescription;
@@ -12,6 +13,9 @@ use rtc::peer_connection::transport::{
 };
 use rtc::peer_connection::{RTCPeerConnection, RTCPeerConnectionBuilder};
 use rtc::shared::error::Error as RtcError;
+
+use super::addresses::Hosts;
+use super::clock::StackClock;
 
 /// Silence after which a viewer is taken for gone: 5 s until ICE calls it disconnected (its
 /// default), 5 s more until it has failed. A page that vanished frees its place that soon, and
@@ -29,6 +33,16 @@ const ICE_CHECK_INTERVAL: Duration = Duration::from_millis(20);
 /// Checks of one candidate pair: 200 of 20 ms span the 4 s that the default spans.
 const ICE_MAX_CHECKS: u16 = 200;
 
+/// Bytes of a datagram that are not SCTP's: the headers of IPv4 and UDP, and of a DTLS record its
+/// header, explicit nonce and tag (RFC 6347 section 4.1, RFC 5288 section 3).
+const OVERHEAD: u32 = 20 + 8 + 13 + 8 + 16;
+
+/// Sizes of SCTP packets. The least is the stack's default, which passes every network that IPv6
+/// does. The more a packet holds, the less its bytes cost; the most fits into an Ethernet frame with
+/// some room for a tunnel. What is too long for a network in between is fragmented by its router
+/// ([`super::socket`]).
+const PACKET_SIZES: std::ops::RangeInclusive<u32> = 1191..=1420 - OVERHEAD;
+
 /// SCTP receive buffer. Viewers send us REQUESTs, no segments; one message of the size that we
 /// announce (64 KiB) has to fit.
 const VIEWER_RECEIVE_BUFFER: u32 = 128 * 1024;
@@ -45,7 +59,7 @@ const LABEL: usize = 20;
 pub(super) struct Identity<'a> {
     /// Our ICE username fragment, and the password to it.
     pub(super) credentials: (&'a str, &'a str),
-    pub(super) hosts: &'a [SocketAddr],
+    pub(super) hosts: &'a Hosts,
 }
 
 /// Answers an offer. Gives the connection and the session description of the answer.
@@ -98,11 +112,16 @@ fn build(
         // .local candidates need not be resolved (stack.md, "Known traps").
         .with_multicast_dns_mode(rtc::ice::mdns::MulticastDnsMode::Disabled)
         .with_ice_timeouts(
-            Some(ICE_DISCONNECTED),
-            Some(ICE_FAILED),
-            Some(ICE_KEEPALIVE),
+            Some(StackClock::lasting(ICE_DISCONNECTED)),
+            Some(StackClock::lasting(ICE_FAILED)),
+            Some(StackClock::lasting(ICE_KEEPALIVE)),
         )
-        .with_ice_connection_attempts(Some(ICE_CHECK_INTERVAL), Some(ICE_MAX_CHECKS))
+        .with_ice_connection_attempts(
+            Some(StackClock::lasting(ICE_CHECK_INTERVAL)),
+            Some(ICE_MAX_CHECKS),
+        )
+        .with_dtls_cipher_suites(ciphers().to_vec())
+        .with_sctp_mtu(packet_size(identity.hosts))
         .with_sctp_max_receive_buffer_size(receive_buffer)
         .with_ice_credentials(ufrag.to_owned(), password.to_owned())
         .build();
@@ -112,8 +131,43 @@ fn build(
         .build(now)
 }
 
+fn packet_size(hosts: &Hosts) -> u32 {
+    hosts
+        .mtu
+        .saturating_sub(OVERHEAD)
+        .clamp(*PACKET_SIZES.start(), *PACKET_SIZES.end())
+}
+
+/// The ciphers that are offered, the best one first: AES where the processor has instructions for it,
+/// ChaCha20 where it has not, as in a Raspberry Pi 4, for it costs a fraction there. Both are for the
+/// kind of certificate that the stack makes (ECDSA).
+fn ciphers() -> [CipherSuiteId; 2] {
+    let aes = CipherSuiteId::Tls_Ecdhe_Ecdsa_With_Aes_128_Gcm_Sha256;
+    let chacha = CipherSuiteId::Tls_Ecdhe_Ecdsa_With_ChaCha20_Poly1305_Sha256;
+    match has_aes() {
+        true => [aes, chacha],
+        false => [chacha, aes],
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_aes() -> bool {
+    std::arch::is_x86_feature_detected!("aes")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_aes() -> bool {
+    std::arch::is_aarch64_feature_detected!("aes")
+}
+
+/// Other processors are older and smaller.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn has_aes() -> bool {
+    false
+}
+
 fn add_hosts(rtc: &mut RTCPeerConnection, identity: Identity<'_>) -> Result<(), RtcError> {
-    for host in identity.hosts {
+    for host in &identity.hosts.addresses {
         rtc.add_local_candidate(host_candidate(*host)?)?;
     }
     Ok(())

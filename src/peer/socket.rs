@@ -1,33 +1,52 @@
-//! The one UDP socket: datagrams in, batches of datagrams out (UDP GSO through `quinn-udp`).
+//! The one UDP port: datagrams in, batches of datagrams out (UDP GSO through `quinn-udp`).
+//!
+//! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), gets one system call for each
+//! datagram.
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 
+use bytes::BytesMut;
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::PeerError;
+use super::transport::Datagram;
 
-/// Bytes of receive and send buffer asked of the kernel. A default-sized receive buffer on a
-/// shared port starved peers (stack.md: min/max share 0.01-0.07 against 0.90-0.94 with 4 MiB). The
-/// kernel grants at most net.core.rmem_max, without an error.
-const KERNEL_BUFFER: usize = 4 << 20;
+/// Bytes of receive buffer asked of the kernel. A default-sized one on a shared port starved peers
+/// (stack.md: min/max share 0.01-0.07 against 0.90-0.94 with 4 MiB). The kernel grants at most
+/// net.core.rmem_max, without an error.
+const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Datagrams that one system call may send to one viewer. A burst of 54 (64 KiB) overruns a
-/// browser's receive buffer of about 90 datagrams when two meet (stack.md, "Chromium as the
-/// receiver"); batches of 16 cost hardly more CPU and leave it room.
+/// Bytes of send buffer asked of the kernel: what waits for the network card. A few milliseconds of
+/// a fast link are enough to keep it busy; of a slow one it is what nobody can be served before.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// Datagrams that one system call may send to one peer. More cost hardly less, and leave a browser's
+/// receive buffer, which takes some 56 (`session::window`), no time to be read in between.
 const MAX_BATCH: usize = 16;
 
-/// The most that one read can return: GRO merges at most 64 KiB.
+/// Datagrams, or groups of them merged by GRO, that one system call may read.
+const READS: usize = 32;
+
+/// The most that a group can hold.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// The UDP port, taken and not yet used.
+pub(super) struct Port {
+    socket: std::net::UdpSocket,
+    number: u16,
+}
 
 pub(super) struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
     batch: Batch,
+    /// Pages of it that are never written take no memory.
     read_buffer: Box<[u8]>,
 }
 
@@ -38,24 +57,10 @@ struct Batch {
     complete: bool,
     source: SocketAddr,
     destination: SocketAddr,
-    max_datagrams: usize,
 }
 
-/// Datagrams that arrived together from one address.
-pub(super) struct Received<'a> {
-    pub(super) from: SocketAddr,
-    pub(super) to: SocketAddr,
-    bytes: &'a [u8],
-    stride: usize,
-}
-
-impl<'a> Received<'a> {
-    pub(super) fn datagrams(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-        self.bytes.chunks(self.stride.max(1))
-    }
-}
-
-impl Socket {
+impl Port {
+    /// Takes the port; 0 is any.
     pub(super) fn bind(port: u16) -> Result<Self, PeerError> {
         let error = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => PeerError::PortInUse(port),
@@ -65,18 +70,35 @@ impl Socket {
         let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
             .map_err(PeerError::Socket)?;
         // The kernel's limit may be lower; what it grants is what there is.
-        let _ = socket.set_recv_buffer_size(KERNEL_BUFFER);
-        let _ = socket.set_send_buffer_size(KERNEL_BUFFER);
-        socket.set_nonblocking(true).map_err(PeerError::Socket)?;
+        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+        let _ = socket.set_send_buffer_size(SEND_BUFFER);
         socket
             .bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
             .map_err(error)?;
-        let io = UdpSocket::from_std(socket.into()).map_err(PeerError::Socket)?;
-        let state = UdpSocketState::new((&io).into()).map_err(PeerError::Socket)?;
-        let local = io.local_addr().map_err(PeerError::Socket)?;
-        let max_datagrams = state.max_gso_segments().clamp(1, MAX_BATCH);
-        Ok(Self {
-            io,
+        let socket = std::net::UdpSocket::from(socket);
+        let number = socket.local_addr().map_err(PeerError::Socket)?.port();
+        Ok(Self { socket, number })
+    }
+
+    /// Its number.
+    pub(super) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Opens it in the runtime of this thread.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn open(self) -> io::Result<Socket> {
+        let local = self.socket.local_addr()?;
+        let state = UdpSocketState::new((&self.socket).into())?;
+        // After `quinn-udp`, which forbids to fragment: a viewer behind a tunnel gets what is too long
+        // for it in two pieces, where it would have got nothing.
+        if let Err(error) = set_ip_mtu_discover(&self.socket, Ipv4PathMtuDiscovery::OMIT) {
+            log::warn!("viewers behind a tunnel may be out of reach: {error}");
+        }
+        Ok(Socket {
+            io: UdpSocket::from_std(self.socket)?,
             state,
             local,
             batch: Batch {
@@ -85,12 +107,13 @@ impl Socket {
                 complete: false,
                 source: local,
                 destination: local,
-                max_datagrams,
             },
-            read_buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            read_buffer: vec![0; READS * READ_BUFFER].into_boxed_slice(),
         })
     }
+}
 
+impl Socket {
     pub(super) fn port(&self) -> u16 {
         self.local.port()
     }
@@ -100,55 +123,67 @@ impl Socket {
         self.io.readable().await
     }
 
-    /// Reads what is there, without waiting; `None` when nothing is.
-    pub(super) fn read(&mut self) -> Option<Received<'_>> {
-        let mut meta = [RecvMeta::default()];
+    /// Reads what is there, without waiting, and has `take` see each datagram. `false` when nothing is.
+    pub(super) fn read(&mut self, mut take: impl FnMut(Datagram)) -> bool {
+        let mut meta = [RecvMeta::default(); READS];
         let (io, state) = (&self.io, &self.state);
-        let mut slices = [IoSliceMut::new(&mut self.read_buffer)];
+        let buffers: heapless::Vec<_, READS> = self
+            .read_buffer
+            .chunks_mut(READ_BUFFER)
+            .map(IoSliceMut::new)
+            .collect();
+        let Ok(mut buffers) = buffers.into_array::<READS>() else {
+            return false;
+        };
         // ICMP errors of vanished viewers come up here as well; they end by their own timers.
-        let count = io
-            .try_io(Interest::READABLE, || {
-                state.recv(io.into(), &mut slices, &mut meta)
-            })
-            .ok()?;
-        let [meta] = meta;
-        if count == 0 {
-            return None;
+        let count = io.try_io(Interest::READABLE, || {
+            state.recv(io.into(), &mut buffers, &mut meta)
+        });
+        let Ok(count) = count else {
+            return false;
+        };
+        for (meta, buffer) in meta
+            .iter()
+            .zip(self.read_buffer.chunks(READ_BUFFER))
+            .take(count)
+        {
+            let mut to = self.local;
+            if let Some(ip) = meta.dst_ip {
+                to.set_ip(ip);
+            }
+            for datagram in buffer[..meta.len.min(READ_BUFFER)].chunks(meta.stride.max(1)) {
+                take(Datagram {
+                    from: meta.addr,
+                    to,
+                    bytes: BytesMut::from(datagram),
+                });
+            }
         }
-        let mut to = self.local;
-        if let Some(ip) = meta.dst_ip {
-            to.set_ip(ip);
-        }
-        Some(Received {
-            from: meta.addr,
-            to,
-            bytes: &self.read_buffer[..meta.len.min(READ_BUFFER)],
-            stride: meta.stride,
-        })
+        count > 0
     }
 
     /// Adds a datagram to the batch, sending what cannot go with it first.
-    pub(super) async fn queue(
-        &mut self,
-        source: SocketAddr,
-        destination: SocketAddr,
-        datagram: &[u8],
-    ) {
+    pub(super) async fn queue(&mut self, datagram: Datagram) {
         let batch = &self.batch;
         let fits = !batch.complete
-            && destination == batch.destination
-            && source == batch.source
-            && datagram.len() <= batch.segment
-            && batch.bytes.len() < batch.max_datagrams * batch.segment;
+            && datagram.to == batch.destination
+            && datagram.from == batch.source
+            && datagram.bytes.len() <= batch.segment
+            && batch.bytes.len() < self.max_batch() * batch.segment;
         if !fits {
             self.flush().await;
-            self.batch.segment = datagram.len();
-            self.batch.source = source;
-            self.batch.destination = destination;
+            self.batch.segment = datagram.bytes.len();
+            self.batch.source = datagram.from;
+            self.batch.destination = datagram.to;
             self.batch.complete = false;
         }
-        self.batch.complete |= datagram.len() < self.batch.segment;
-        self.batch.bytes.extend_from_slice(datagram);
+        self.batch.complete |= datagram.bytes.len() < self.batch.segment;
+        self.batch.bytes.extend_from_slice(&datagram.bytes);
+    }
+
+    /// Falls to one when a network card turns out not to be able to.
+    fn max_batch(&self) -> usize {
+        self.state.max_gso_segments().clamp(1, MAX_BATCH)
     }
 
     /// Sends what is queued. Waits while the kernel's buffer is full: that is the link's own pace.

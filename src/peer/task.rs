@@ -1,28 +1,28 @@
 //! The loop that drives every connection, and the registry of who is connected.
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use rtc::stun::attributes::ATTR_USERNAME;
-use rtc::stun::message::{Message as StunMessage, is_stun_message};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::Hosts;
 use super::calls::Calls;
-use super::connection::{Connection, Context, Life};
+use super::connection::{Connection, Context, Life, UnderWay};
 use super::refusals::Refusals;
+use super::registry::{Registry, Slot};
 use super::setup::Identity;
 use super::socket::Socket;
-use super::{Command, Event, Parts, PeerKey, addresses};
+use super::{Command, Event, Parts, PeerKey};
 use crate::ids::tame;
 use crate::session::SessionConfig;
 use crate::sibling::proof::Proof;
 
-/// Bytes handed over to one viewer and not yet acknowledged. Between 64 KiB and 256 KiB Chromium
-/// did best in our measurements, larger windows overran its receive buffer (stack.md).
+/// Bytes handed over to one viewer and not yet acknowledged, at most: 10 ms of 200 Mbit/s, which is
+/// more than a viewer on Wi-Fi has. Most have far less (`session::window`).
 const WINDOW: usize = 256 * 1024;
 
 /// Longest offer that is looked at. Browsers write some 700 bytes for a data channel; with many
@@ -33,12 +33,8 @@ const MAX_OFFER: usize = 32 * 1024;
 /// browser (field.md item 3) take seconds; after this the place is for somebody else.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Datagram groups read before anything is driven, so that one busy viewer cannot keep the others
-/// waiting; at 64 KiB each it is what the kernel's buffer holds.
-const READS_PER_ROUND: usize = 64;
-
-/// Remote addresses remembered for one connection: a browser has a few interfaces.
-const MAX_ADDRESSES_PER_PEER: usize = 8;
+/// Reads before anything is driven, so that one busy viewer cannot keep the others waiting.
+const READS_PER_ROUND: usize = 4;
 
 /// Length of our ICE username fragment: RFC 8839 section 5.4 asks for at least 4 characters and 24
 /// random bits; 12 of 62 letters cannot be guessed by who has not seen the answer.
@@ -49,21 +45,6 @@ const PASSWORD_LEN: usize = 24;
 
 /// Why a connection is replaced.
 const OFFERED_ANEW: &str = "it made a new offer";
-
-/// A place in the registry; never used twice.
-pub(super) type Slot = u64;
-
-pub(super) struct Entry {
-    pub(super) key: PeerKey,
-    ufrag: String,
-    pub(super) connection: Connection,
-    /// This box called, and reports how that goes.
-    pub(super) called: bool,
-    /// It is open, and whom it concerns has been told.
-    pub(super) announced: bool,
-    addresses: heapless::Vec<SocketAddr, MAX_ADDRESSES_PER_PEER>,
-    due: Instant,
-}
 
 /// The credentials of a connection, ours alone.
 pub(super) struct Credentials {
@@ -78,11 +59,7 @@ pub(super) struct Task {
     socket: Socket,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
-    next_slot: Slot,
-    pub(super) entries: HashMap<Slot, Entry>,
-    pub(super) by_key: HashMap<PeerKey, Slot>,
-    by_ufrag: HashMap<String, Slot>,
-    by_address: HashMap<SocketAddr, Slot>,
+    pub(super) registry: Registry,
     timers: BTreeSet<(Instant, Slot)>,
     pub(super) stopping: bool,
     refusals: Refusals,
@@ -108,25 +85,18 @@ impl Task {
                 metrics: parts.metrics,
                 siblings: parts.siblings,
                 session,
+                under_way: Arc::new(UnderWay),
             },
             calls: Calls::new(&parts.config, own, parts.channel_ids, parts.asks),
             config: parts.config,
             socket,
             commands,
             events,
-            next_slot: 0,
-            entries: HashMap::new(),
-            by_key: HashMap::new(),
-            by_ufrag: HashMap::new(),
-            by_address: HashMap::new(),
+            registry: Registry::default(),
             timers: BTreeSet::new(),
             stopping: false,
             refusals: Refusals::default(),
         }
-    }
-
-    pub(super) fn port(&self) -> u16 {
-        self.socket.port()
     }
 
     /// Runs until `stop`, and then until everything under way is sent or `stop-timeout` is over.
@@ -165,17 +135,17 @@ impl Task {
                 Ok(()) = changes.changed() => {
                     changes.mark_unchanged();
                     let now = Instant::now();
-                    for (slot, entry) in &mut self.entries {
+                    for (slot, entry) in self.registry.entries_mut() {
                         entry.connection.store_changed(now, &self.context);
-                        dirty.insert(*slot);
+                        dirty.insert(slot);
                     }
                 }
                 Ok(()) = growth.changed() => {
                     growth.mark_unchanged();
                     let now = Instant::now();
-                    for (slot, entry) in &mut self.entries {
+                    for (slot, entry) in self.registry.entries_mut() {
                         if entry.connection.grown(now, &self.context) {
-                            dirty.insert(*slot);
+                            dirty.insert(slot);
                         }
                     }
                 }
@@ -186,11 +156,11 @@ impl Task {
             self.call_again(now, &mut dirty);
             self.drive(now, &mut dirty).await;
             if self.stopping {
-                let sending = self
-                    .entries
-                    .values_mut()
-                    .any(|entry| entry.connection.is_sending());
-                if !sending || give_up_at.is_some_and(|end| now >= end) {
+                let is_sending = self
+                    .registry
+                    .entries_mut()
+                    .any(|(_, entry)| entry.connection.is_sending());
+                if !is_sending || give_up_at.is_some_and(|end| now >= end) {
                     self.close_all(now).await;
                     return;
                 }
@@ -204,13 +174,13 @@ impl Task {
             Command::Call { key } => self.call(key, dirty),
             Command::Answer { key, sdp, proof } => self.answered(&key, &sdp, proof, dirty),
             Command::Candidate { key, candidate } => {
-                if let Some((slot, entry)) = self.entry_of(&key) {
+                if let Some((slot, entry)) = self.registry.entry_of(&key) {
                     entry.connection.candidate(&candidate);
                     dirty.insert(slot);
                 }
             }
             Command::Drop { key } => {
-                if let Some((slot, entry)) = self.entry_of(&key) {
+                if let Some((slot, entry)) = self.registry.entry_of(&key) {
                     entry.connection.close();
                     dirty.insert(slot);
                 }
@@ -218,8 +188,8 @@ impl Task {
             Command::List(reply) => {
                 let now = Instant::now();
                 let mut list: Vec<_> = self
-                    .entries
-                    .values()
+                    .registry
+                    .entries()
                     .map(|entry| entry.connection.status(now))
                     .collect();
                 list.sort_by(|a, b| (&a.channel, &a.id).cmp(&(&b.channel, &b.id)));
@@ -229,18 +199,10 @@ impl Task {
         }
     }
 
-    pub(super) fn entry_of(&mut self, key: &PeerKey) -> Option<(Slot, &mut Entry)> {
-        let slot = *self.by_key.get(key)?;
-        self.entries.get_mut(&slot).map(|entry| (slot, entry))
-    }
-
     fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut BTreeSet<Slot>) {
         let sibling = self.calls.sibling_who_offers(&key, sdp, proof);
-        if let Some(old) = self.by_key.get(&key).copied() {
-            let calling = self
-                .entries
-                .get(&old)
-                .is_some_and(|entry| entry.connection.offered().is_some());
+        if let Some((old, entry)) = self.registry.entry_of(&key) {
+            let calling = entry.connection.offered().is_some();
             let own = self.context.siblings.own();
             if calling && sibling.as_ref().is_some_and(|sibling| sibling < own) {
                 // Both call at once: the call of the greater one stands.
@@ -291,7 +253,7 @@ impl Task {
         if self.stopping {
             return Some("the box stops".to_owned());
         }
-        let peers = self.entries.len();
+        let peers = self.registry.len();
         (peers >= self.config.max_peers)
             .then(|| format!("the box has {peers} peers already ([peer] max-peers)"))
     }
@@ -301,7 +263,7 @@ impl Task {
         credentials: &Credentials,
         build: impl FnOnce(Identity<'_>, &Context) -> T,
     ) -> T {
-        let hosts = addresses::host_addresses(self.socket.port());
+        let hosts = Hosts::now(self.socket.port());
         let identity = Identity {
             credentials: (&credentials.ufrag, &credentials.password),
             hosts: &hosts,
@@ -318,21 +280,9 @@ impl Task {
         called: bool,
         dirty: &mut BTreeSet<Slot>,
     ) {
-        let slot = self.next_slot;
-        self.next_slot += 1;
-        self.by_key.insert(key.clone(), slot);
-        self.by_ufrag.insert(credentials.ufrag.clone(), slot);
+        let ufrag = credentials.ufrag;
+        let slot = self.registry.admit(now, key, ufrag, connection, called);
         self.timers.insert((now, slot));
-        let entry = Entry {
-            key,
-            ufrag: credentials.ufrag,
-            connection,
-            called,
-            announced: false,
-            addresses: heapless::Vec::new(),
-            due: now,
-        };
-        self.entries.insert(slot, entry);
         self.count_peers();
         dirty.insert(slot);
     }
@@ -340,35 +290,12 @@ impl Task {
     fn read(&mut self, dirty: &mut BTreeSet<Slot>) {
         let now = Instant::now();
         for _ in 0..READS_PER_ROUND {
-            let Some(received) = self.socket.read() else {
+            let registry = &mut self.registry;
+            let more = self
+                .socket
+                .read(|datagram| dirty.extend(registry.deliver(now, datagram)));
+            if !more {
                 return;
-            };
-            let (from, to) = (received.from, received.to);
-            for datagram in received.datagrams() {
-                let named = local_ufrag(datagram)
-                    .and_then(|ufrag| self.by_ufrag.get(&ufrag))
-                    .copied();
-                let Some(slot) = named.or_else(|| self.by_address.get(&from).copied()) else {
-                    continue;
-                };
-                let Some(entry) = self.entries.get_mut(&slot) else {
-                    continue;
-                };
-                if named.is_some() && !entry.addresses.contains(&from) {
-                    if entry.addresses.push(from).is_err() {
-                        continue;
-                    }
-                    if let Some(before) = self.by_address.insert(from, slot)
-                        && let Some(other) = self.entries.get_mut(&before)
-                    {
-                        // The browser uses the same port for a new connection.
-                        other.addresses.retain(|address| *address != from);
-                    }
-                }
-                if let Some(entry) = self.entries.get_mut(&slot) {
-                    entry.connection.datagram(now, from, to, datagram);
-                    dirty.insert(slot);
-                }
             }
         }
     }
@@ -378,16 +305,17 @@ impl Task {
             && due <= now
         {
             self.timers.pop_first();
-            if let Some(entry) = self.entries.get_mut(&slot) {
+            if let Some(entry) = self.registry.get_mut(slot) {
                 entry.connection.timeout(now);
                 dirty.insert(slot);
             }
         }
     }
 
+    /// Drives everybody who has something to do.
     async fn drive(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
         while let Some(slot) = dirty.pop_first() {
-            let Some(entry) = self.entries.get_mut(&slot) else {
+            let Some(entry) = self.registry.get_mut(slot) else {
                 continue;
             };
             let connection = &mut entry.connection;
@@ -428,7 +356,7 @@ impl Task {
     }
 
     fn remove(&mut self, slot: Slot, why: &str) {
-        let Some(entry) = self.entries.remove(&slot) else {
+        let Some(entry) = self.registry.remove(slot) else {
             return;
         };
         match entry.connection.sibling() {
@@ -439,42 +367,31 @@ impl Task {
         }
         self.channel_closed(&entry);
         self.timers.remove(&(entry.due, slot));
-        self.by_ufrag.remove(&entry.ufrag);
-        if self.by_key.get(&entry.key) == Some(&slot) {
-            self.by_key.remove(&entry.key);
-        }
-        for address in &entry.addresses {
-            if self.by_address.get(address) == Some(&slot) {
-                self.by_address.remove(address);
-            }
-        }
         self.count_peers();
     }
 
     fn begin_stop(&mut self, dirty: &mut BTreeSet<Slot>) {
         self.stopping = true;
         let now = Instant::now();
-        for (slot, entry) in &mut self.entries {
+        for (slot, entry) in self.registry.entries_mut() {
             entry.connection.stop(now, &self.context);
-            dirty.insert(*slot);
+            dirty.insert(slot);
         }
     }
 
     async fn close_all(&mut self, now: Instant) {
-        for entry in self.entries.values_mut() {
-            entry.connection.close();
-            entry
-                .connection
-                .drive(now, &mut self.socket, &self.context)
-                .await;
+        for (_, entry) in self.registry.entries_mut() {
+            let connection = &mut entry.connection;
+            connection.close();
+            connection.drive(now, &mut self.socket, &self.context).await;
         }
         self.socket.flush().await;
-        self.entries.clear();
+        self.registry.clear();
         self.count_peers();
     }
 
     fn count_peers(&self) {
-        self.context.metrics.peers.set(self.entries.len() as i64);
+        self.context.metrics.peers.set(self.registry.len() as i64);
     }
 
     /// Reports to signalling. When its queue is full, so many viewers have arrived at once that
@@ -501,30 +418,4 @@ fn random_text(len: usize) -> String {
         .take(len)
         .map(char::from)
         .collect()
-}
-
-/// The username fragment of ours that a STUN connectivity check names: its USERNAME is
-/// `ours:theirs` (RFC 8445 section 7.2.2).
-fn local_ufrag(datagram: &[u8]) -> Option<String> {
-    if !is_stun_message(datagram) {
-        return None;
-    }
-    let mut message = StunMessage::new();
-    message.raw = datagram.to_vec();
-    message.decode().ok()?;
-    let username = message.get(ATTR_USERNAME).ok()?;
-    let username = std::str::from_utf8(&username).ok()?;
-    username.split(':').next().map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_stun_check_names_nobody() {
-        assert_eq!(local_ufrag(&[]), None);
-        assert_eq!(local_ufrag(&[0x16, 0xfe, 0xfd, 0, 0]), None);
-        assert_eq!(local_ufrag(&[0; 20]), None);
-    }
 }

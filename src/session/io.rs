@@ -10,6 +10,17 @@ use crate::wire::{Message, Request};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestId(pub(super) u32);
 
+/// How far what was sent to a peer has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flight {
+    /// Bytes that have been acknowledged, all in all.
+    pub delivered: u64,
+    /// Bytes that were handed over and have not been acknowledged.
+    pub outstanding: usize,
+    /// Whether nothing is on its way to any other peer.
+    pub alone: bool,
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
@@ -92,9 +103,6 @@ pub enum Output {
     },
     /// This REQUEST of ours has come to nothing.
     Lost(AskId, Lost),
-    /// Nothing has been acknowledged for so long, probes notwithstanding, that what is outstanding
-    /// must be taken for lost.
-    Stalled,
     /// A REQUEST has been answered.
     Answered(Answer),
     /// A message was refused, for this reason.

@@ -22,16 +22,18 @@ mod receiver;
 mod receiver_tests;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::time::{Duration, Instant};
 
 use heapless::Deque;
 
 use self::holder::{Transfer, WaitState, Waiting};
-pub use self::io::{Answer, CloseReason, Found, Input, Output, RequestId};
-use self::progress::{Progress, Silence};
+pub use self::io::{Answer, CloseReason, Flight, Found, Input, Output, RequestId};
+use self::progress::Progress;
 pub use self::receiver::{AskId, Lost};
 use self::receiver::{MAX_ASKED, Receiver, Verdict};
+use self::window::Window;
 use crate::ids::MediaSequence;
 use crate::wire::{Event, Message};
 
@@ -46,12 +48,6 @@ const MAX_OUTPUTS: usize = 3 * MAX_WAITING + MAX_ASKED + 1 + 4;
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
-
-/// Bytes outstanding towards a peer of which nothing is known, and after a loss: what fits into a
-/// receive buffer of Linux's default size (212,992 bytes, of which a datagram of 1,200 takes 2,304).
-/// The first burst of a longer window was lost on most fresh Chromium viewers, and with it their
-/// first segments.
-const FIRST_WINDOW: usize = 64 * 1024;
 
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -74,10 +70,7 @@ pub struct Session {
     next_id: u32,
     bad_messages: u8,
     progress: Progress,
-    /// Bytes that may be outstanding now: twice as many after each segment without a loss.
-    window: usize,
-    /// Nothing went missing since the last segment.
-    unharmed: bool,
+    window: Window,
     /// Towards siblings only.
     receiver: Option<Receiver>,
     stopping: bool,
@@ -97,8 +90,7 @@ impl Session {
             next_id: 0,
             bad_messages: 0,
             progress: Progress::default(),
-            window: config.window.min(FIRST_WINDOW),
-            unharmed: true,
+            window: Window::new(config.window),
             receiver: None,
             stopping: false,
             last_words: None,
@@ -152,6 +144,13 @@ impl Session {
 
     /// Takes that time has passed: what was held too long gets its LACK.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| now >= until);
+        if is_over(self.progress.stuck_at()) {
+            return self.close(CloseReason::Stuck);
+        }
         if self.last_words.is_some() {
             return;
         }
@@ -161,35 +160,26 @@ impl Session {
         while let Some(lost) = self.receiver.as_mut().and_then(|r| r.late(now)) {
             self.push(lost);
         }
-        let is_over = |until: Option<Instant>| until.is_some_and(|until| now >= until);
         match &self.transfer {
-            Some(_) if self.closed => {}
             Some(t) if is_over(t.arrives_until()) => self.close(CloseReason::Broken),
             Some(t) if is_over(t.sent_until()) => self.close(CloseReason::Stuck),
             _ => {}
         }
     }
 
-    /// Takes how many bytes are outstanding once everything has been polled: as long as their
-    /// number falls all is well; when it stands still, the peer is probed.
-    pub fn settle(&mut self, now: Instant, outstanding: usize, current: Option<MediaSequence>) {
+    /// Takes how far what was sent has come, once everything has been polled.
+    pub fn settle(&mut self, now: Instant, flight: Flight) {
         if let Some(transfer) = &mut self.transfer {
             transfer.begun.get_or_insert(now);
         }
-        let silence = self.progress.settle(now, outstanding);
-        if silence.is_some() {
-            self.window = self.config.window.min(FIRST_WINDOW);
-            self.unharmed = false;
-        }
-        if self.closed {
-            return;
-        }
-        match silence {
-            None => {}
-            Some(Silence::Probe) => self.push(Output::Send(Message::Keepalive { current })),
-            Some(Silence::Stalled) => self.push(Output::Stalled),
-            Some(Silence::Stuck) => self.close(CloseReason::Stuck),
-        }
+        self.progress.settle(now, flight);
+        self.window.settle(now, flight);
+    }
+
+    /// Bytes that the peer may have to be sent at a time: what whoever drives the session should have
+    /// room for.
+    pub fn window(&self) -> usize {
+        self.window.bytes()
     }
 
     /// When [`Session::handle_timeout`] is due, if at all.
@@ -209,7 +199,7 @@ impl Session {
         let transfer = self.transfer.as_ref();
         let arrives = transfer.and_then(Transfer::arrives_until);
         let sent = transfer.and_then(Transfer::sent_until);
-        [held, self.progress.next_timeout(), late, arrives, sent]
+        [held, self.progress.stuck_at(), late, arrives, sent]
             .into_iter()
             .flatten()
             .min()
@@ -236,15 +226,15 @@ impl Session {
         }
         if let Some(transfer) = &mut self.transfer {
             if transfer.next < transfer.packets.count() {
-                let range = transfer.next().filter(|_| outstanding < self.window)?;
+                let range = transfer.next()?;
+                if !self.window.allows(outstanding, range.len()) {
+                    return None;
+                }
                 transfer.next += 1;
                 return Some(Output::Packet(transfer.id, range));
             }
             let id = transfer.id;
             self.transfer = None;
-            if std::mem::replace(&mut self.unharmed, true) {
-                self.window = self.window.saturating_mul(2).min(self.config.window);
-            }
             return Some(Output::Release(id));
         }
         if self.stopping && self.waiting.is_empty() && outstanding == 0 {

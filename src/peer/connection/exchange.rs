@@ -1,6 +1,6 @@
 //! The session's hands: what it wants done is found in the store, sent to the peer, and counted.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use rtc::shared::error::Error as RtcError;
@@ -11,22 +11,17 @@ use crate::session::{Answer, AskId, CloseReason, Found, Input, Lost, Output, Req
 use crate::store::{self, Arrival};
 use crate::wire::{Claim, MAX_TEXT, Request};
 
-/// The least retransmission timeout of the stack's SCTP, a constant of its own. On a LAN, where an
-/// acknowledgement takes milliseconds, it is half of a viewer's patience. The stack takes the time
-/// as an argument, so a stall is ended by telling it that this much has passed.
-const SCTP_RTO_MIN: Duration = Duration::from_secs(1);
-
 impl Connection {
     /// Carries out what the session wants. `true` when there was anything.
     pub(super) fn outputs(&mut self, now: Instant, context: &Context, life: &mut Life) -> bool {
         let mut any = false;
         let current = self.current(context);
         loop {
-            let outstanding = self.outstanding();
-            let Some(channel) = &mut self.channel else {
+            let outstanding = self.transport.outstanding();
+            let Some(session) = &mut self.session else {
                 return any;
             };
-            let Some(output) = channel.session.poll(outstanding, current) else {
+            let Some(output) = session.poll(outstanding, current) else {
                 return any;
             };
             any = true;
@@ -43,11 +38,6 @@ impl Connection {
                 Output::Announced { id, size, crc32c } => self.asks.announced(id, size, crc32c),
                 Output::Arrived { id, last } => self.asks.arrived(id, last, &context.budget),
                 Output::Lost(id, why) => self.lost(id, why, context),
-                Output::Stalled => {
-                    log::debug!("{}: a stall is cut short", self.key);
-                    self.ahead += SCTP_RTO_MIN;
-                    self.stack_timeout(now);
-                }
                 Output::Answered(answer) => self.count(answer),
                 Output::Refused(reason) => {
                     context.metrics.refused_messages.add(1);
@@ -165,26 +155,9 @@ impl Connection {
         any
     }
 
-    pub(super) fn outstanding(&mut self) -> usize {
-        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
-            return 0;
-        };
-        self.rtc
-            .data_channel(id)
-            .map_or(0, |channel| channel.outstanding_bytes())
-    }
-
     fn send_text(&mut self, now: Instant, text: String, life: &mut Life) {
         debug_assert!(text.len() <= 2 * MAX_TEXT);
-        let Some(id) = self.channel.as_ref().map(|channel| channel.id) else {
-            return;
-        };
-        let at = now + self.ahead;
-        let sent = self
-            .rtc
-            .data_channel(id)
-            .ok_or(RtcError::ErrDataChannelClosed)
-            .and_then(|mut channel| channel.send_text(at, text));
+        let sent = self.transport.send_text(now, text);
         self.sent(sent, life);
     }
 
@@ -196,7 +169,7 @@ impl Connection {
         context: &Context,
         life: &mut Life,
     ) {
-        let (Some(channel), Some(reader)) = (self.channel.as_ref(), self.segments.get(&id)) else {
+        let Some(reader) = self.segments.get(&id) else {
             // A transfer that cannot go on must not leave the viewer waiting (protocol.md).
             *life = Life::Over("a segment vanished while it was being sent");
             return;
@@ -210,12 +183,7 @@ impl Connection {
             }
         };
         let count = bytes.len() as u64;
-        let at = now + self.ahead;
-        let sent = self
-            .rtc
-            .data_channel(channel.id)
-            .ok_or(RtcError::ErrDataChannelClosed)
-            .and_then(|mut channel| channel.send(at, bytes));
+        let sent = self.transport.send_packet(now, bytes);
         if sent.is_ok() {
             self.bytes_sent += count;
             match self.sibling {

@@ -1,0 +1,257 @@
+//! How many bytes may be on their way to one peer: as many as its pipe holds, and as many more as a
+//! receive buffer of the field takes when the peer does not come to read.
+//!
+//! The pipe holds what is delivered in one round trip. The round trip is measured where nothing
+//! queues: from the first bytes of a segment until the first acknowledgement, and only while nobody
+//! else is being sent anything: else the queue of all would be taken for a longer pipe, and make the
+//! queue longer still. The rate is the highest of the last moments. So a peer nearby has a small window, which costs little memory and overruns
+//! nothing, one behind a slow radio a larger one, and nothing has to be set. What the network itself
+//! bears is the business of the stack's SCTP, which halves its own window at each loss.
+
+use std::time::{Duration, Instant};
+
+use heapless::HistoryBuf;
+
+use super::Flight;
+
+/// Bytes that wait at a peer that is busy. Chromium's UDP sockets ask for a receive buffer of
+/// 64 KiB (`kUdpRecvSocketBufferSize`), which Linux doubles and then fills with 2304 bytes for each
+/// datagram: 56 of them, and this is 52 of the longest. Others take the default of the system, 92.
+const ALLOWANCE: usize = 68 * 1024;
+
+/// Rates that are remembered: enough to bridge the slow start of a segment.
+const RATES: usize = 8;
+
+/// Round trips that are remembered, one for each segment at most: the least of them had no queue in
+/// its way.
+const ROUND_TRIPS: usize = 32;
+
+/// Round trips that the allowance bridges by itself: 35 MB/s. Neighbours in a LAN all get the same.
+const NEAR: Duration = Duration::from_millis(2);
+
+/// Over how long a rate is measured: several round trips of a LAN, and a fraction of what a segment
+/// takes where it matters.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// Bytes below which nothing is learned: short messages are acknowledged late, for the receiver waits
+/// for another one first (RFC 9260 section 6.2).
+const TELLING: u64 = 1000;
+
+/// The window of one peer.
+#[derive(Debug)]
+pub(super) struct Window {
+    /// Bytes at most.
+    limit: usize,
+    bytes: usize,
+    round_trips: HistoryBuf<Duration, ROUND_TRIPS>,
+    /// Bytes per second.
+    rates: HistoryBuf<u64, RATES>,
+    busy: Option<Busy>,
+}
+
+/// Something is on its way all the time.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    /// Since when, or since a rate was measured last.
+    since: Instant,
+    /// What had been delivered then.
+    delivered: u64,
+    /// Whether nothing has been acknowledged since it began, and nothing sent to anybody else.
+    round_trip: RoundTrip,
+}
+
+/// Whether a round trip is being measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RoundTrip {
+    /// It is, undisturbed.
+    Measured,
+    /// Others are in its way.
+    Disturbed,
+    /// It is over.
+    Over,
+}
+
+impl Window {
+    /// The window of a peer of which nothing is known; never more than `limit` bytes.
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            bytes: ALLOWANCE.min(limit),
+            round_trips: HistoryBuf::new(),
+            rates: HistoryBuf::new(),
+            busy: None,
+        }
+    }
+
+    /// Bytes that may be on their way.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether `more` bytes may be sent. One message may always be, whatever its size.
+    pub(super) fn allows(&self, outstanding: usize, more: usize) -> bool {
+        outstanding == 0 || outstanding + more <= self.bytes
+    }
+
+    /// Takes how far what was sent has come.
+    pub(super) fn settle(&mut self, now: Instant, flight: Flight) {
+        let Flight {
+            delivered,
+            outstanding,
+            alone,
+        } = flight;
+        let undisturbed = match alone {
+            true => RoundTrip::Measured,
+            false => RoundTrip::Disturbed,
+        };
+        let Some(busy) = &mut self.busy else {
+            self.busy = (outstanding > 0).then_some(Busy {
+                since: now,
+                delivered,
+                round_trip: undisturbed,
+            });
+            return;
+        };
+        if busy.round_trip == RoundTrip::Measured {
+            busy.round_trip = undisturbed;
+        }
+        let took = now.saturating_duration_since(busy.since);
+        let news = delivered - busy.delivered;
+        if news == 0 {
+            return;
+        }
+        let round_trip = std::mem::replace(&mut busy.round_trip, RoundTrip::Over);
+        if round_trip == RoundTrip::Measured && news >= TELLING {
+            self.round_trips.write(took);
+        }
+        let is_over = outstanding == 0;
+        if took >= INTERVAL || is_over {
+            if news >= TELLING {
+                let rate = u128::from(news) * 1_000_000 / took.as_micros().max(1);
+                self.rates.write(u64::try_from(rate).unwrap_or(u64::MAX));
+            }
+            busy.since = now;
+            busy.delivered = delivered;
+        }
+        if is_over {
+            self.busy = None;
+        }
+        self.bytes = ALLOWANCE.saturating_add(self.pipe()).min(self.limit);
+    }
+
+    /// Bytes that are delivered in the part of a round trip that the allowance does not bridge.
+    fn pipe(&self) -> usize {
+        let round_trip = self.round_trips.as_slice().iter().min();
+        let rate = self.rates.as_slice().iter().max();
+        let (Some(round_trip), Some(rate)) = (round_trip, rate) else {
+            return 0;
+        };
+        let far = round_trip.saturating_sub(NEAR);
+        let bytes = u128::from(*rate) * far.as_micros() / 1_000_000;
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(delivered: usize, outstanding: usize, alone: bool) -> Flight {
+        Flight {
+            delivered: delivered as u64,
+            outstanding,
+            alone,
+        }
+    }
+
+    /// A path that delivers so many bytes a second, each a while after it was sent, and a segment that
+    /// is sent over it in messages of 60 KiB.
+    fn send(
+        window: &mut Window,
+        alone: bool,
+        rate: u64,
+        round_trip: Duration,
+        segment: usize,
+        at: &mut Instant,
+    ) {
+        let (message, mut sent, mut delivered) = (60 * 1024, 0, 0);
+        let mut arrivals = std::collections::VecDeque::new();
+        let mut free_at = *at;
+        while delivered < segment {
+            while sent < segment && window.allows(sent - delivered, message.min(segment - sent)) {
+                for _ in 0..message.min(segment - sent).div_ceil(1300) {
+                    let bytes = 1300.min(segment - sent);
+                    sent += bytes;
+                    free_at = free_at.max(*at)
+                        + Duration::from_nanos(bytes as u64 * 1_000_000_000 / rate);
+                    arrivals.push_back((free_at + round_trip, bytes));
+                }
+            }
+            window.settle(*at, flight(delivered, sent - delivered, alone));
+            let (when, bytes) = arrivals.pop_front().unwrap();
+            *at = when;
+            delivered += bytes;
+        }
+        window.settle(*at, flight(delivered, 0, alone));
+    }
+
+    fn after_segments(rate: u64, round_trip: u64, alone: bool) -> usize {
+        let mut window = Window::new(256 << 10);
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            let round_trip = Duration::from_micros(round_trip);
+            send(&mut window, alone, rate, round_trip, 2_400_000, &mut now);
+            now += Duration::from_secs(1);
+        }
+        window.bytes()
+    }
+
+    #[test]
+    fn a_peer_nearby_keeps_the_allowance_however_fast_it_is() {
+        assert_eq!(after_segments(100_000_000, 300, true), ALLOWANCE);
+    }
+
+    #[test]
+    fn a_peer_far_away_gets_what_its_pipe_holds_and_the_allowance() {
+        let pipe = 5_000_000 / 1000 * 18;
+        let bytes = after_segments(5_000_000, 20_000, true) - ALLOWANCE;
+        assert!((pipe..pipe * 13 / 10).contains(&bytes), "{bytes}");
+    }
+
+    #[test]
+    fn a_peer_behind_a_slow_link_gets_little_more_than_the_allowance() {
+        let bytes = after_segments(300_000, 20_000, true);
+        assert!(bytes < ALLOWANCE + 10_000, "{bytes}");
+    }
+
+    #[test]
+    fn the_queue_of_others_is_not_taken_for_a_longer_pipe() {
+        assert_eq!(after_segments(5_000_000, 20_000, false), ALLOWANCE);
+    }
+
+    #[test]
+    fn the_window_has_a_limit() {
+        assert_eq!(after_segments(100_000_000, 50_000, true), 256 << 10);
+        assert_eq!(Window::new(10_000).bytes(), 10_000);
+    }
+
+    #[test]
+    fn one_message_may_always_be_sent() {
+        let window = Window::new(10_000);
+        assert!(window.allows(0, 60_000));
+        assert!(!window.allows(1, 60_000));
+        assert!(window.allows(5_000, 5_000));
+    }
+
+    #[test]
+    fn short_messages_that_are_acknowledged_late_teach_nothing() {
+        let mut window = Window::new(256 << 10);
+        let mut now = Instant::now();
+        for sent in 1..10 {
+            window.settle(now, flight(60 * (sent - 1), 60, true));
+            now += Duration::from_millis(200);
+            window.settle(now, flight(60 * sent, 0, true));
+        }
+        assert_eq!(window.bytes(), ALLOWANCE);
+    }
+}
