@@ -1,6 +1,7 @@
 //! What the system says of a process: its memory and its processor time.
 
-#![allow(clippy::unwrap_used)]
+// Each bench is built with all of this.
+#![allow(clippy::unwrap_used, dead_code)]
 
 /// Processor time in seconds, user and system.
 #[derive(Clone, Copy)]
@@ -17,24 +18,24 @@ pub(crate) fn memory(pid: &str, field: &str) -> f64 {
     kib * 1024.0 / 1e6
 }
 
-/// Fields 14 and 15 of `/proc/PID/stat` (proc(5)); the second field may hold blanks, and ends with
-/// the last parenthesis.
+/// Its processor time.
 pub(crate) fn cpu(pid: &str) -> Cpu {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let ticks = |field: usize| -> f64 {
-        let value: u64 = fields
-            .split_whitespace()
-            .nth(field - 3)
-            .unwrap()
-            .parse()
-            .unwrap();
-        value as f64 / rustix::param::clock_ticks_per_second() as f64
+    cpu_if_running(pid).unwrap()
+}
+
+/// Fields 14 and 15 of `/proc/PID/stat` (proc(5)); the second field may hold blanks, and ends with
+/// the last parenthesis. `None` when there is no such process any more.
+pub(crate) fn cpu_if_running(pid: &str) -> Option<Cpu> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks = |field: usize| -> Option<f64> {
+        let value: u64 = fields.split_whitespace().nth(field - 3)?.parse().ok()?;
+        Some(value as f64 / rustix::param::clock_ticks_per_second() as f64)
     };
-    Cpu {
-        user: ticks(14),
-        system: ticks(15),
-    }
+    Some(Cpu {
+        user: ticks(14)?,
+        system: ticks(15)?,
+    })
 }
 
 impl Cpu {
@@ -43,6 +44,10 @@ impl Cpu {
             user: self.user - before.user,
             system: self.system - before.system,
         }
+    }
+
+    pub(crate) fn user(self) -> f64 {
+        self.user
     }
 
     pub(crate) fn total(self) -> f64 {
