@@ -264,18 +264,17 @@ impl Connection {
     ) -> Life {
         let mut life = Life::Open;
         loop {
-            let mut progress = false;
             while let Some(heard) = self.transport.poll() {
-                progress = true;
                 self.hear(now, heard, context, &mut life);
                 self.outputs(now, context, &mut life);
                 self.asks.packet = None;
             }
-            progress |= self.outputs(now, context, &mut life);
+            let said = self.outputs(now, context, &mut life);
             while let Some(datagram) = self.transport.poll_datagram() {
                 socket.queue(datagram).await;
             }
-            if !progress {
+            // What was said may be an end, of which the stack has to say more.
+            if !said {
                 break;
             }
         }
@@ -328,6 +327,7 @@ impl Connection {
             let flight = Flight {
                 delivered: handed.saturating_sub(outstanding as u64),
                 outstanding,
+                resent: self.transport.resent(),
                 alone: Arc::strong_count(&context.under_way) == 1 + mine,
             };
             session.settle(now, flight);

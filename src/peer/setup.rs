@@ -138,6 +138,12 @@ fn packet_size(hosts: &Hosts) -> u32 {
         .clamp(*PACKET_SIZES.start(), *PACKET_SIZES.end())
 }
 
+/// Bytes of a message in a datagram of full length: an SCTP packet without its header and that of
+/// its chunk, in whole words (`with_sctp_mtu` of the stack).
+pub(super) fn payload(identity: Identity<'_>) -> usize {
+    ((packet_size(identity.hosts) - 12 - 16) / 4 * 4) as usize
+}
+
 /// The ciphers that are offered, the best one first: AES where the processor has instructions for it,
 /// ChaCha20 where it has not, as in a Raspberry Pi 4, for it costs a fraction there. Both are for the
 /// kind of certificate that the stack makes (ECDSA).

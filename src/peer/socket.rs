@@ -30,7 +30,7 @@ const SEND_BUFFER: usize = 1 << 20;
 const MAX_BATCH: usize = 16;
 
 /// Datagrams, or groups of them merged by GRO, that one system call may read.
-const READS: usize = 32;
+const READS: usize = 16;
 
 /// The most that a group can hold.
 const READ_BUFFER: usize = 64 * 1024;
@@ -123,7 +123,8 @@ impl Socket {
         self.io.readable().await
     }
 
-    /// Reads what is there, without waiting, and has `take` see each datagram. `false` when nothing is.
+    /// Reads what is there, without waiting, and has `take` see each datagram. `true` when there may be
+    /// more.
     pub(super) fn read(&mut self, mut take: impl FnMut(Datagram)) -> bool {
         let mut meta = [RecvMeta::default(); READS];
         let (io, state) = (&self.io, &self.state);
@@ -136,12 +137,15 @@ impl Socket {
             return false;
         };
         // ICMP errors of vanished viewers come up here as well; they end by their own timers.
-        let count = io.try_io(Interest::READABLE, || {
-            state.recv(io.into(), &mut buffers, &mut meta)
+        let mut count = 0;
+        let all = io.try_io(Interest::READABLE, || {
+            count = state.recv(io.into(), &mut buffers, &mut meta)?;
+            match count {
+                READS => Ok(()),
+                // That was all: what comes from now on is news.
+                _ => Err(io::ErrorKind::WouldBlock.into()),
+            }
         });
-        let Ok(count) = count else {
-            return false;
-        };
         for (meta, buffer) in meta
             .iter()
             .zip(self.read_buffer.chunks(READ_BUFFER))
@@ -159,7 +163,7 @@ impl Socket {
                 });
             }
         }
-        count > 0
+        all.is_ok()
     }
 
     /// Adds a datagram to the batch, sending what cannot go with it first.

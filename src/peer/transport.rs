@@ -30,6 +30,7 @@ pub(super) struct Transport {
     channel: Option<RTCDataChannelId>,
     /// Bytes of messages handed to the stack.
     handed: u64,
+    resent: Resent,
     candidates: u8,
     nomination: Nomination,
 }
@@ -51,6 +52,19 @@ pub(super) struct Datagram {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
     pub(super) bytes: BytesMut,
+}
+
+/// Counts what is sent again, of which the stack tells nothing: datagrams of the full length beyond
+/// those that the messages make.
+struct Resent {
+    /// Bytes of a message in such a datagram.
+    payload: usize,
+    /// The length of the longest datagram so far.
+    longest: usize,
+    /// Datagrams of that length.
+    sent: u64,
+    /// Of how many of them the messages so far consist.
+    needed: u64,
 }
 
 /// The check by which the other end chooses an address, kept until the stack can follow it.
@@ -78,7 +92,7 @@ impl Transport {
         sibling: bool,
     ) -> Result<(Self, String), RtcError> {
         let (rtc, answer) = setup::answer(now, identity, offer, sibling)?;
-        Ok((Self::new(now, rtc), answer))
+        Ok((Self::new(now, rtc, identity), answer))
     }
 
     /// Calls a peer. Gives the connection and its offer.
@@ -87,15 +101,21 @@ impl Transport {
     /// What the WebRTC stack says.
     pub(super) fn call(now: Instant, identity: Identity<'_>) -> Result<(Self, String), RtcError> {
         let (rtc, offer) = setup::offer(now, identity)?;
-        Ok((Self::new(now, rtc), offer))
+        Ok((Self::new(now, rtc, identity), offer))
     }
 
-    fn new(now: Instant, rtc: RTCPeerConnection) -> Self {
+    fn new(now: Instant, rtc: RTCPeerConnection, identity: Identity<'_>) -> Self {
         Self {
             rtc,
             clock: StackClock::new(now),
             channel: None,
             handed: 0,
+            resent: Resent {
+                payload: setup::payload(identity),
+                longest: 0,
+                sent: 0,
+                needed: 0,
+            },
             candidates: 0,
             nomination: Nomination::Awaited,
         }
@@ -176,6 +196,7 @@ impl Transport {
     /// The next datagram to be sent.
     pub(super) fn poll_datagram(&mut self) -> Option<Datagram> {
         let datagram = self.rtc.poll_write()?;
+        self.resent.sent(datagram.message.len());
         Some(Datagram {
             from: datagram.transport.local_addr,
             to: datagram.transport.peer_addr,
@@ -247,6 +268,11 @@ impl Transport {
         self.open().map_or(0, |channel| channel.outstanding_bytes())
     }
 
+    /// Datagrams that were sent again, once nothing is outstanding.
+    pub(super) fn resent(&self) -> u64 {
+        self.resent.sent.saturating_sub(self.resent.needed)
+    }
+
     /// Sends a text message.
     ///
     /// # Errors
@@ -268,6 +294,7 @@ impl Transport {
         let mut channel = self.open().ok_or(RtcError::ErrDataChannelClosed)?;
         channel.send(at, packet)?;
         self.handed += bytes;
+        self.resent.needed += bytes / self.resent.payload as u64;
         Ok(())
     }
 
@@ -281,6 +308,17 @@ impl Transport {
     /// What the WebRTC stack says.
     pub(super) fn close(&mut self) -> Result<(), RtcError> {
         self.rtc.close()
+    }
+}
+
+impl Resent {
+    fn sent(&mut self, length: usize) {
+        // Until the first message, longer and longer ones are those of the handshake.
+        if length > self.longest {
+            self.longest = length;
+            self.sent = 0;
+        }
+        self.sent += u64::from(length == self.longest);
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Flight {
     pub outstanding: usize,
     /// Whether nothing is on its way to any other peer.
     pub alone: bool,
+    /// Datagrams that had to be sent again, all in all. Looked at when nothing is outstanding.
+    pub resent: u64,
 }
 
 /// What happened.

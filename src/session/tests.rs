@@ -36,6 +36,7 @@ impl Fixture {
             delivered: self.sent - self.outstanding as u64,
             outstanding: self.outstanding,
             alone: true,
+            resent: 0,
         };
         self.session.settle(self.now, flight);
     }

@@ -1,12 +1,17 @@
-//! How many bytes may be on their way to one peer: as many as its pipe holds, and as many more as a
-//! receive buffer of the field takes when the peer does not come to read.
+//! How many bytes may be on their way to one peer: as many as its pipe holds, and as many more as its
+//! receive buffer takes when it does not come to read.
+//!
+//! What the buffer takes is learned: a little more after each segment of which nothing had to be sent
+//! again, less after a loss, and for some time not that much again. It begins with what browsers take.
 //!
 //! The pipe holds what is delivered in one round trip. The round trip is measured where nothing
 //! queues: from the first bytes of a segment until the first acknowledgement, and only while nobody
 //! else is being sent anything: else the queue of all would be taken for a longer pipe, and make the
-//! queue longer still. The rate is the highest of the last moments. So a peer nearby has a small window, which costs little memory and overruns
-//! nothing, one behind a slow radio a larger one, and nothing has to be set. What the network itself
-//! bears is the business of the stack's SCTP, which halves its own window at each loss.
+//! queue longer still. The rate is the highest of the last moments.
+//!
+//! So a peer nearby has a small window, which costs little memory and overruns nothing, one behind a
+//! slow radio a larger one, and nothing has to be set. What the network itself bears is the business of
+//! the stack's SCTP, which halves its own window at each loss.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +19,22 @@ use heapless::HistoryBuf;
 
 use super::Flight;
 
-/// Bytes that wait at a peer that is busy. Chromium's UDP sockets ask for a receive buffer of
-/// 64 KiB (`kUdpRecvSocketBufferSize`), which Linux doubles and then fills with 2304 bytes for each
-/// datagram: 56 of them, and this is 52 of the longest. Others take the default of the system, 92.
-const ALLOWANCE: usize = 68 * 1024;
+/// Bytes that wait at a peer that is busy, as long as nothing is known of it, and at the least.
+/// Chromium's UDP sockets ask for a receive buffer of 64 KiB (`kUdpRecvSocketBufferSize`), which Linux
+/// doubles and then fills with 2304 bytes for each datagram: 56 of them, and this is 52 of the longest.
+const LEAST: usize = 68 * 1024;
+
+/// The same at the most: 86 datagrams. Linux's default buffer takes 92, and more waiting makes nothing
+/// faster.
+const MOST: usize = 112 * 1024;
+
+/// By how much the allowance grows: three datagrams, of which the stack sends those that are too many
+/// again within a round trip or two.
+const STEP: usize = 4 * 1024;
+
+/// After how many segments without a loss more is tried again than was too much: some minutes, for a
+/// buffer does not change, but the reader of it may have been busy.
+const FORGOTTEN_AFTER: u32 = 256;
 
 /// Rates that are remembered: enough to bridge the slow start of a segment.
 const RATES: usize = 8;
@@ -43,6 +60,11 @@ pub(super) struct Window {
     /// Bytes at most.
     limit: usize,
     bytes: usize,
+    allowance: usize,
+    /// The allowance with which something was lost, and for how many segments nothing was since.
+    too_much: Option<(usize, u32)>,
+    /// What had been sent again when it was last looked at.
+    resent: u64,
     round_trips: HistoryBuf<Duration, ROUND_TRIPS>,
     /// Bytes per second.
     rates: HistoryBuf<u64, RATES>,
@@ -56,6 +78,8 @@ struct Busy {
     since: Instant,
     /// What had been delivered then.
     delivered: u64,
+    /// What had been delivered when it began.
+    first: u64,
     /// Whether nothing has been acknowledged since it began, and nothing sent to anybody else.
     round_trip: RoundTrip,
 }
@@ -76,7 +100,10 @@ impl Window {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            bytes: ALLOWANCE.min(limit),
+            bytes: LEAST.min(limit),
+            allowance: LEAST,
+            too_much: None,
+            resent: 0,
             round_trips: HistoryBuf::new(),
             rates: HistoryBuf::new(),
             busy: None,
@@ -99,6 +126,7 @@ impl Window {
             delivered,
             outstanding,
             alone,
+            resent,
         } = flight;
         let undisturbed = match alone {
             true => RoundTrip::Measured,
@@ -108,6 +136,7 @@ impl Window {
             self.busy = (outstanding > 0).then_some(Busy {
                 since: now,
                 delivered,
+                first: delivered,
                 round_trip: undisturbed,
             });
             return;
@@ -134,9 +163,35 @@ impl Window {
             busy.delivered = delivered;
         }
         if is_over {
+            // What had room from the beginning shows nothing.
+            let filled = delivered - busy.first > 2 * self.bytes as u64;
             self.busy = None;
+            self.learn(filled, resent);
         }
-        self.bytes = ALLOWANCE.saturating_add(self.pipe()).min(self.limit);
+        self.bytes = self.allowance.saturating_add(self.pipe()).min(self.limit);
+    }
+
+    /// Learns from a segment what the peer's receive buffer takes.
+    fn learn(&mut self, filled: bool, resent: u64) {
+        let lost = resent > std::mem::replace(&mut self.resent, resent);
+        if lost {
+            self.too_much = Some((self.allowance, 0));
+            self.allowance = (self.allowance * 3 / 4).max(LEAST);
+        } else if filled {
+            let most = match &mut self.too_much {
+                None => MOST,
+                Some((too_much, calm)) if *calm < FORGOTTEN_AFTER => {
+                    *calm += 1;
+                    too_much.saturating_sub(STEP)
+                }
+                Some(_) => {
+                    self.too_much = None;
+                    MOST
+                }
+            };
+            let more = (self.allowance + STEP).min(most);
+            self.allowance = self.allowance.max(more);
+        }
     }
 
     /// Bytes that are delivered in the part of a round trip that the allowance does not bridge.
@@ -161,6 +216,7 @@ mod tests {
             delivered: delivered as u64,
             outstanding,
             alone,
+            resent: 0,
         }
     }
 
@@ -195,7 +251,8 @@ mod tests {
         window.settle(*at, flight(delivered, 0, alone));
     }
 
-    fn after_segments(rate: u64, round_trip: u64, alone: bool) -> usize {
+    /// What is beyond the allowance after some segments.
+    fn pipe_after_segments(rate: u64, round_trip: u64, alone: bool) -> usize {
         let mut window = Window::new(256 << 10);
         let mut now = Instant::now();
         for _ in 0..5 {
@@ -203,35 +260,93 @@ mod tests {
             send(&mut window, alone, rate, round_trip, 2_400_000, &mut now);
             now += Duration::from_secs(1);
         }
-        window.bytes()
+        window.bytes() - window.allowance
     }
 
     #[test]
     fn a_peer_nearby_keeps_the_allowance_however_fast_it_is() {
-        assert_eq!(after_segments(100_000_000, 300, true), ALLOWANCE);
+        assert_eq!(pipe_after_segments(100_000_000, 300, true), 0);
     }
 
     #[test]
     fn a_peer_far_away_gets_what_its_pipe_holds_and_the_allowance() {
-        let pipe = 5_000_000 / 1000 * 18;
-        let bytes = after_segments(5_000_000, 20_000, true) - ALLOWANCE;
+        let (pipe, bytes) = (
+            5_000_000 / 1000 * 18,
+            pipe_after_segments(5_000_000, 20_000, true),
+        );
         assert!((pipe..pipe * 13 / 10).contains(&bytes), "{bytes}");
     }
 
     #[test]
     fn a_peer_behind_a_slow_link_gets_little_more_than_the_allowance() {
-        let bytes = after_segments(300_000, 20_000, true);
-        assert!(bytes < ALLOWANCE + 10_000, "{bytes}");
+        let bytes = pipe_after_segments(300_000, 20_000, true);
+        assert!(bytes < 10_000, "{bytes}");
     }
 
     #[test]
     fn the_queue_of_others_is_not_taken_for_a_longer_pipe() {
-        assert_eq!(after_segments(5_000_000, 20_000, false), ALLOWANCE);
+        assert_eq!(pipe_after_segments(5_000_000, 20_000, false), 0);
+    }
+
+    /// A segment of which so many datagrams were sent again.
+    fn segment(window: &mut Window, bytes: u64, resent: u64) -> usize {
+        let now = Instant::now();
+        let before = Flight {
+            resent: window.resent,
+            ..Flight::default()
+        };
+        let way = Flight {
+            outstanding: 1,
+            ..before
+        };
+        window.settle(now, way);
+        let after = Flight {
+            delivered: bytes,
+            resent: window.resent + resent,
+            ..before
+        };
+        window.settle(now, after);
+        window.settle(now, before);
+        window.allowance
+    }
+
+    #[test]
+    fn the_allowance_grows_while_nothing_is_lost() {
+        let mut window = Window::new(256 << 10);
+        assert_eq!(segment(&mut window, 1_000_000, 0), LEAST + STEP);
+        assert_eq!(segment(&mut window, 1_000_000, 0), LEAST + 2 * STEP);
+        for _ in 0..100 {
+            segment(&mut window, 1_000_000, 0);
+        }
+        assert_eq!(window.allowance, MOST);
+    }
+
+    #[test]
+    fn a_segment_that_had_room_from_the_beginning_shows_nothing() {
+        let mut window = Window::new(256 << 10);
+        assert_eq!(segment(&mut window, 100_000, 0), LEAST);
+    }
+
+    #[test]
+    fn what_was_too_much_is_not_tried_again_for_long() {
+        let mut window = Window::new(256 << 10);
+        segment(&mut window, 1_000_000, 0);
+        segment(&mut window, 1_000_000, 0);
+        assert_eq!(segment(&mut window, 1_000_000, 3), LEAST);
+        for _ in 0..FORGOTTEN_AFTER {
+            assert!(segment(&mut window, 1_000_000, 0) <= LEAST + STEP);
+        }
+        segment(&mut window, 1_000_000, 0);
+        assert_eq!(segment(&mut window, 1_000_000, 0), LEAST + 3 * STEP);
     }
 
     #[test]
     fn the_window_has_a_limit() {
-        assert_eq!(after_segments(100_000_000, 50_000, true), 256 << 10);
+        let mut window = Window::new(100_000);
+        for _ in 0..10 {
+            segment(&mut window, 1_000_000, 0);
+            assert!(window.bytes() <= 100_000);
+        }
         assert_eq!(Window::new(10_000).bytes(), 10_000);
     }
 
@@ -252,6 +367,6 @@ mod tests {
             now += Duration::from_millis(200);
             window.settle(now, flight(60 * sent, 0, true));
         }
-        assert_eq!(window.bytes(), ALLOWANCE);
+        assert_eq!(window.bytes(), LEAST);
     }
 }
