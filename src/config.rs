@@ -163,6 +163,8 @@ pub struct PeerConfig {
     pub request_hold: Duration,
     /// Bytes of one packet, the binary message of a segment.
     pub packet_size: usize,
+    /// Bytes per second that are sent to all peers together at most; `None`: what the link takes.
+    pub max_upload: Option<u64>,
     /// The one UDP port of all peers; 0 takes any free port (for tests).
     pub udp_port: u16,
     /// How long a stop waits for segments that are being sent.
@@ -211,6 +213,8 @@ impl Default for PeerConfig {
             request_hold: Duration::from_millis(1600),
             // What browsers send (61,440 bytes), and below the 65,536 that the stack announces.
             packet_size: 60 * 1024,
+            // A LAN is there to be used, and who is served is served soonest at full speed.
+            max_upload: None,
             // Next to the field's signalling port 12035.
             udp_port: 12036,
             // Twice the 2 s within which a viewer wants a segment: whatever is under way then is

@@ -421,3 +421,52 @@ async fn a_page_that_stays_meets_the_restarted_box_under_a_fresh_id() {
     assert_ne!(viewer.parent, before);
     gets(&mut viewer, &origin, origin.newest()).await;
 }
+
+#[tokio::test]
+async fn no_more_is_sent_than_allowed_and_who_would_get_it_too_late_is_told_at_once() {
+    // 1 MB a second, and segments of 700 kB: two of them get there within 2 s.
+    let live = Live {
+        segment_size: 700_000,
+        segment_duration: Duration::from_secs(60),
+        window: 1,
+    };
+    let limit = "[peer]\nudp-port = 0\nmax-upload = \"8Mbit/s\"\n";
+    let (origin, daemon) = origin_and_box_with(live, limit).await;
+    let newest = origin.newest();
+    let stored = r#"edgeseed_store_segments{channel="news"}"#;
+    daemon.until_metric(stored, 1.0).await;
+    let mut viewers = Vec::new();
+    for _ in 0..4 {
+        viewers.push(Viewer::join(&daemon.signal, &origin.url()).await);
+    }
+    let asked = viewers
+        .iter_mut()
+        .map(|viewer| viewer.request(newest))
+        .collect::<Vec<_>>();
+    let outcomes = futures_util::future::join_all(asked).await;
+    let (mut served, mut lacked) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Segment { bytes, elapsed } => {
+                assert!(bytes == origin.segment(newest));
+                served.push(elapsed);
+            }
+            Outcome::Lack { elapsed } => lacked.push(elapsed),
+            Outcome::Timeout => panic!("an answer is missing"),
+        }
+    }
+    served.sort();
+    assert_eq!(
+        (served.len(), lacked.len()),
+        (2, 2),
+        "{served:?}, {lacked:?}"
+    );
+    assert!(
+        lacked.iter().all(|elapsed| *elapsed < AT_ONCE),
+        "{lacked:?}"
+    );
+    // One after the other and not side by side; both are over when 1.4 MB have passed.
+    assert!(served[0] < Duration::from_millis(1050), "{served:?}");
+    let both = Duration::from_millis(1300)..Duration::from_secs(2);
+    assert!(both.contains(&served[1]), "{served:?}");
+}

@@ -65,6 +65,9 @@ impl Conditions {
     }
 }
 
+/// Where little is sent, a burst of losses ends by this time.
+const LONGEST_BURST: Duration = Duration::from_millis(50);
+
 struct Link {
     conditions: Conditions,
     seed: AtomicU64,
@@ -152,7 +155,7 @@ impl Link {
 struct Direction {
     conditions: Conditions,
     chance: StdRng,
-    is_losing: bool,
+    losing_since: Option<Instant>,
     silent_until: Option<Instant>,
     /// When the last datagram has left the queue.
     free_at: Instant,
@@ -166,7 +169,7 @@ impl Direction {
         Self {
             conditions,
             chance: StdRng::seed_from_u64(seed),
-            is_losing: false,
+            losing_since: None,
             silent_until: None,
             free_at: Instant::now(),
             under_way: BinaryHeap::new(),
@@ -215,14 +218,15 @@ impl Direction {
             silence,
         } = self.conditions;
         // Gilbert and Elliott: as many are lost as `loss` says, `burst` in a row.
-        let turn = match self.is_losing {
-            true => 1.0 / burst,
-            false => loss / (burst * (1.0 - loss)),
+        let turn = match self.losing_since {
+            Some(since) if now > since + LONGEST_BURST => 1.0,
+            Some(_) => 1.0 / burst,
+            None => loss / (burst * (1.0 - loss)),
         };
         if self.chance.random_bool(turn.min(1.0)) {
-            self.is_losing = !self.is_losing;
+            self.losing_since = self.losing_since.is_none().then_some(now);
         }
-        if self.is_losing {
+        if self.losing_since.is_some() {
             return;
         }
         let start = self.free_at.max(now);

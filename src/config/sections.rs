@@ -329,6 +329,10 @@ fn peer(document: &mut Document) -> PeerConfig {
         // Below 1 KiB the framing outweighs the media; 64 KiB is what browsers take as one message.
         reader::size(value, 1 << 10, 64 << 10)
     });
+    config.max_upload = section.optional(document, "max-upload", |value| {
+        // Below 1 Mbit/s no viewer gets a segment in time.
+        reader::bandwidth(value, 1_000_000)
+    });
     section.set(document, "udp-port", &mut config.udp_port, |value| {
         reader::integer(value, 0, u16::MAX.into())
     });

@@ -2,6 +2,7 @@
 
 mod exchange;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use heapless::LinearMap;
 use rtc::shared::error::Error as RtcError;
 
 use super::asks::Asks;
+use super::link::Crowd;
 use super::sdp::Offer;
 use super::setup::Identity;
 use super::socket::Socket;
@@ -18,7 +20,7 @@ use super::{PeerKey, PeerStatus};
 use crate::budget::{Budget, Share};
 use crate::ids::{BoxId, MediaSequence};
 use crate::metrics::{ChannelMetrics, Metrics};
-use crate::session::{Flight, Input, RequestId, Session, SessionConfig};
+use crate::session::{Flight, Input, Output, RequestId, Session, SessionConfig};
 use crate::sibling::{Ask, DELIVER_WITHIN, Siblings};
 use crate::store::{Reader, Store};
 
@@ -38,6 +40,8 @@ pub(super) struct Context {
     pub(super) session: SessionConfig,
     /// Held by each connection that has something on its way.
     pub(super) under_way: Arc<UnderWay>,
+    /// What waits for the link, while that is full.
+    pub(super) crowd: Cell<Option<Crowd>>,
 }
 
 /// That something is on its way to a peer. It counts by being held.
@@ -255,13 +259,9 @@ impl Connection {
         [transport, session].into_iter().flatten().min()
     }
 
-    /// Does everything that can be done now: events, messages, answers, packets, datagrams.
-    pub(super) async fn drive(
-        &mut self,
-        now: Instant,
-        socket: &mut Socket,
-        context: &Context,
-    ) -> Life {
+    /// Does everything that can be done now, but for sending segments: events, messages, answers,
+    /// datagrams.
+    pub(super) fn drive(&mut self, now: Instant, socket: &mut Socket, context: &Context) -> Life {
         let mut life = Life::Open;
         loop {
             while let Some(heard) = self.transport.poll() {
@@ -271,7 +271,7 @@ impl Connection {
             }
             let said = self.outputs(now, context, &mut life);
             while let Some(datagram) = self.transport.poll_datagram() {
-                socket.queue(datagram).await;
+                socket.queue(datagram);
             }
             // What was said may be an end, of which the stack has to say more.
             if !said {
@@ -280,6 +280,33 @@ impl Connection {
         }
         self.settle(now, context);
         life
+    }
+
+    /// By when the segment should be there of which [`Self::send`] would send something now.
+    pub(super) fn deadline(&mut self) -> Option<Instant> {
+        let outstanding = self.transport.outstanding();
+        self.session.as_ref()?.deadline(outstanding)
+    }
+
+    /// Bytes of segments that are still to be sent.
+    pub(super) fn promised(&self) -> usize {
+        self.session.as_ref().map_or(0, Session::promised)
+    }
+
+    /// Sends the next packet of a segment.
+    pub(super) fn send(&mut self, now: Instant, socket: &mut Socket, context: &Context) -> Life {
+        let mut life = Life::Open;
+        let outstanding = self.transport.outstanding();
+        let session = self.session.as_mut();
+        if let Some(Output::Packet(id, range)) =
+            session.and_then(|session| session.next_packet(outstanding))
+        {
+            self.send_packet(now, id, range, context, &mut life);
+        }
+        match (life, self.drive(now, socket, context)) {
+            (Life::Open, life) => life,
+            (over, _) => over,
+        }
     }
 
     fn hear(&mut self, now: Instant, heard: Heard, context: &Context, life: &mut Life) {
@@ -335,6 +362,26 @@ impl Connection {
         if self.segments.is_empty() && outstanding == 0 {
             self.share = None;
         }
+    }
+
+    /// Takes the memory that the window of the peer stands for; `false` when there is none.
+    fn has_room(&mut self, context: &Context) -> bool {
+        let window = self.session.as_ref().map_or(0, Session::window);
+        let missing = match &self.share {
+            Some(share) => window.saturating_sub(share.bytes()),
+            None => window,
+        };
+        if missing == 0 {
+            return true;
+        }
+        let Some(more) = context.budget.try_take(missing) else {
+            return false;
+        };
+        match &mut self.share {
+            Some(share) => share.join(more),
+            None => self.share = Some(more),
+        }
+        true
     }
 
     /// The newest media sequence number that a viewer of this channel can get.

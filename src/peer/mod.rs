@@ -22,9 +22,12 @@
 
 mod addresses;
 mod asks;
+#[cfg(test)]
+mod bad_link_tests;
 mod calls;
 mod clock;
 mod connection;
+mod link;
 mod refusals;
 mod registry;
 mod sdp;

@@ -26,6 +26,8 @@ pub(super) struct Entry {
     addresses: heapless::Vec<SocketAddr, MAX_ADDRESSES_PER_PEER>,
     /// When it wants to be looked at.
     pub(super) due: Instant,
+    /// Its place among those who can be sent something.
+    pub(super) turn: Option<Instant>,
 }
 
 /// The connections, by all that they are known by.
@@ -49,6 +51,12 @@ impl Registry {
 
     pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Entry)> {
         self.entries.iter_mut().map(|(slot, entry)| (*slot, entry))
+    }
+
+    /// Bytes of segments that are still to be sent to all of them.
+    pub(super) fn promised(&self) -> u64 {
+        let promised = self.entries().map(|entry| entry.connection.promised());
+        promised.sum::<usize>() as u64
     }
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
@@ -89,6 +97,7 @@ impl Registry {
                 announced: false,
                 addresses: heapless::Vec::new(),
                 due: now,
+                turn: None,
             },
         );
         slot

@@ -3,6 +3,7 @@
 //! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), gets one system call for each
 //! datagram.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -29,6 +30,10 @@ const SEND_BUFFER: usize = 1 << 20;
 /// receive buffer, which takes some 56 (`session::window`), no time to be read in between.
 const MAX_BATCH: usize = 16;
 
+/// Datagrams that wait for the kernel to take more. What comes then is retransmissions and answers of a
+/// few peers; beyond that they are lost, like any others on the way.
+const MAX_QUEUED: usize = 1024;
+
 /// Datagrams, or groups of them merged by GRO, that one system call may read.
 const READS: usize = 16;
 
@@ -45,18 +50,12 @@ pub(super) struct Socket {
     io: UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
-    batch: Batch,
+    queue: VecDeque<Datagram>,
+    is_blocked: bool,
+    /// Datagrams of one length to one address, as one system call sends them.
+    batch: Vec<u8>,
     /// Pages of it that are never written take no memory.
     read_buffer: Box<[u8]>,
-}
-
-/// Datagrams of one size from and to the same address, the last one may be shorter.
-struct Batch {
-    bytes: Vec<u8>,
-    segment: usize,
-    complete: bool,
-    source: SocketAddr,
-    destination: SocketAddr,
 }
 
 impl Port {
@@ -101,13 +100,9 @@ impl Port {
             io: UdpSocket::from_std(self.socket)?,
             state,
             local,
-            batch: Batch {
-                bytes: Vec::new(),
-                segment: 0,
-                complete: false,
-                source: local,
-                destination: local,
-            },
+            queue: VecDeque::new(),
+            is_blocked: false,
+            batch: Vec::new(),
             read_buffer: vec![0; READS * READ_BUFFER].into_boxed_slice(),
         })
     }
@@ -166,60 +161,71 @@ impl Socket {
         all.is_ok()
     }
 
-    /// Adds a datagram to the batch, sending what cannot go with it first.
-    pub(super) async fn queue(&mut self, datagram: Datagram) {
-        let batch = &self.batch;
-        let fits = !batch.complete
-            && datagram.to == batch.destination
-            && datagram.from == batch.source
-            && datagram.bytes.len() <= batch.segment
-            && batch.bytes.len() < self.max_batch() * batch.segment;
-        if !fits {
-            self.flush().await;
-            self.batch.segment = datagram.bytes.len();
-            self.batch.source = datagram.from;
-            self.batch.destination = datagram.to;
-            self.batch.complete = false;
+    /// Adds a datagram to what [`Self::flush`] sends.
+    pub(super) fn queue(&mut self, datagram: Datagram) {
+        if self.queue.len() < MAX_QUEUED {
+            self.queue.push_back(datagram);
         }
-        self.batch.complete |= datagram.bytes.len() < self.batch.segment;
-        self.batch.bytes.extend_from_slice(&datagram.bytes);
     }
 
-    /// Falls to one when a network card turns out not to be able to.
-    fn max_batch(&self) -> usize {
-        self.state.max_gso_segments().clamp(1, MAX_BATCH)
+    /// Whether the kernel takes no more: that is the link's own pace.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked
     }
 
-    /// Sends what is queued. Waits while the kernel's buffer is full: that is the link's own pace.
-    /// A datagram that the system refuses is lost like any other on the way.
-    pub(super) async fn flush(&mut self) {
-        if self.batch.bytes.is_empty() {
-            return;
-        }
-        let transmit = Transmit {
-            destination: self.batch.destination,
-            ecn: None,
-            contents: &self.batch.bytes,
-            segment_size: (self.batch.bytes.len() > self.batch.segment)
-                .then_some(self.batch.segment),
-            src_ip: Some(self.batch.source.ip()).filter(|ip| !ip.is_unspecified()),
-        };
-        let (io, state) = (&self.io, &self.state);
-        loop {
+    /// Waits until the kernel takes more.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await
+    }
+
+    /// Sends what is queued, as far as the kernel takes it, and gives how many bytes that was. A
+    /// datagram that the system refuses is lost like any other on the way.
+    pub(super) fn flush(&mut self) -> usize {
+        let mut sent = 0;
+        self.is_blocked = false;
+        while let Some(count) = self.next_batch() {
+            let first = &self.queue[0];
+            let segment = first.bytes.len();
+            let transmit = Transmit {
+                destination: first.to,
+                ecn: None,
+                contents: &self.batch,
+                segment_size: (count > 1).then_some(segment),
+                src_ip: Some(first.from.ip()).filter(|ip| !ip.is_unspecified()),
+            };
+            let (io, state) = (&self.io, &self.state);
             match io.try_io(Interest::WRITABLE, || state.try_send(io.into(), &transmit)) {
+                Ok(()) => sent += self.batch.len(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if io.writable().await.is_err() {
-                        break;
-                    }
-                }
-                Err(error) => {
-                    log::debug!("cannot send to {}: {error}", transmit.destination);
+                    self.is_blocked = true;
                     break;
                 }
-                Ok(()) => break,
+                Err(error) => log::debug!("cannot send to {}: {error}", transmit.destination),
+            }
+            self.queue.drain(..count);
+        }
+        sent
+    }
+
+    /// Copies together what the next system call sends; gives how many datagrams that is. All are of
+    /// the length of the first, but the last may be shorter.
+    fn next_batch(&mut self) -> Option<usize> {
+        self.batch.clear();
+        let first = self.queue.front()?;
+        let (from, to, segment) = (first.from, first.to, first.bytes.len());
+        // Falls to one when a network card turns out not to be able to.
+        let most = self.state.max_gso_segments().clamp(1, MAX_BATCH);
+        let mut count = 0;
+        for datagram in self.queue.iter().take(most) {
+            if datagram.to != to || datagram.from != from || datagram.bytes.len() > segment {
+                break;
+            }
+            self.batch.extend_from_slice(&datagram.bytes);
+            count += 1;
+            if datagram.bytes.len() < segment {
+                break;
             }
         }
-        self.batch.bytes.clear();
-        self.batch.segment = 0;
+        Some(count)
     }
 }

@@ -1,5 +1,6 @@
 //! The loop that drives every connection, and the registry of who is connected.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::addresses::Hosts;
 use super::calls::Calls;
 use super::connection::{Connection, Context, Life, UnderWay};
+use super::link::Link;
 use super::refusals::Refusals;
 use super::registry::{Registry, Slot};
 use super::setup::Identity;
@@ -35,6 +37,9 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Reads before anything is driven, so that one busy viewer cannot keep the others waiting.
 const READS_PER_ROUND: usize = 4;
+
+/// How far behind the others a viewer comes whose segment is late: further than any deadline is away.
+const BEHIND_OTHERS: Duration = Duration::from_secs(60);
 
 /// Length of our ICE username fragment: RFC 8839 section 5.4 asks for at least 4 characters and 24
 /// random bits; 12 of 62 letters cannot be guessed by who has not seen the answer.
@@ -61,6 +66,9 @@ pub(super) struct Task {
     events: mpsc::Sender<Event>,
     pub(super) registry: Registry,
     timers: BTreeSet<(Instant, Slot)>,
+    link: Link,
+    /// Whom something can be sent, the most urgent first.
+    turns: BTreeSet<(Instant, Slot)>,
     pub(super) stopping: bool,
     refusals: Refusals,
 }
@@ -86,7 +94,10 @@ impl Task {
                 siblings: parts.siblings,
                 session,
                 under_way: Arc::new(UnderWay),
+                crowd: Cell::new(None),
             },
+            link: Link::new(Instant::now(), parts.config.max_upload),
+            turns: BTreeSet::new(),
             calls: Calls::new(&parts.config, own, parts.channel_ids, parts.asks),
             config: parts.config,
             socket,
@@ -107,7 +118,9 @@ impl Task {
         let mut give_up_at: Option<Instant> = None;
         loop {
             let due = self.timers.first().map(|(due, _)| *due);
-            let due = [due, give_up_at, self.calls.next_timeout()];
+            let opens = self.link.opens_at(Instant::now());
+            let opens = opens.filter(|_| !self.turns.is_empty());
+            let due = [due, give_up_at, self.calls.next_timeout(), opens];
             let idle = || Instant::now() + Duration::from_secs(3600);
             let wake = due.into_iter().flatten().min().unwrap_or_else(idle);
             // In this order: a stop is heard at once, then new viewers, then what there is to
@@ -132,6 +145,7 @@ impl Task {
                     }
                     self.read(&mut dirty);
                 }
+                Ok(()) = self.socket.writable(), if self.socket.is_blocked() => {}
                 Ok(()) = changes.changed() => {
                     changes.mark_unchanged();
                     let now = Instant::now();
@@ -154,14 +168,19 @@ impl Task {
             let now = Instant::now();
             self.fire_timers(now, &mut dirty);
             self.call_again(now, &mut dirty);
-            self.drive(now, &mut dirty).await;
+            let registry = &self.registry;
+            self.context
+                .crowd
+                .set(self.link.crowd(now, || registry.promised()));
+            self.drive(now, &mut dirty);
+            self.send(now);
             if self.stopping {
                 let is_sending = self
                     .registry
                     .entries_mut()
                     .any(|(_, entry)| entry.connection.is_sending());
                 if !is_sending || give_up_at.is_some_and(|end| now >= end) {
-                    self.close_all(now).await;
+                    self.close_all(now);
                     return;
                 }
             }
@@ -313,46 +332,88 @@ impl Task {
     }
 
     /// Drives everybody who has something to do.
-    async fn drive(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
+    fn drive(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
         while let Some(slot) = dirty.pop_first() {
             let Some(entry) = self.registry.get_mut(slot) else {
                 continue;
             };
             let connection = &mut entry.connection;
-            let mut life = connection.drive(now, &mut self.socket, &self.context).await;
-            let connect_by = connection.created() + CONNECT_TIMEOUT;
-            if life == Life::Open && !connection.is_open() && now >= connect_by {
-                life = if connection.is_reached() || entry.called {
-                    Life::Over("its channel did not open in time")
-                } else {
-                    self.context.metrics.peers_unreached.add(1);
-                    Life::Over("it never reached us: does its browser allow local network access?")
-                };
-            }
-            match life {
-                Life::Open => {
-                    let mut due = connection.next_timeout().unwrap_or(connect_by);
-                    if !connection.is_open() {
-                        due = due.min(connect_by);
-                    }
-                    // A timer of the past would spin; 1 ms is below what any of them means.
-                    let due = due.max(now + Duration::from_millis(1));
-                    self.timers.remove(&(entry.due, slot));
-                    entry.due = due;
-                    self.timers.insert((due, slot));
-                    if connection.is_open() && !entry.announced {
-                        entry.announced = true;
-                        self.channel_opened(slot, dirty);
-                    }
-                }
-                Life::Over(why) => {
-                    connection.close();
-                    connection.drive(now, &mut self.socket, &self.context).await;
-                    self.remove(slot, why);
-                }
-            }
+            let life = connection.drive(now, &mut self.socket, &self.context);
+            self.driven(now, slot, life, dirty);
+            self.flush(now);
         }
-        self.socket.flush().await;
+    }
+
+    /// Sends segments, packet by packet, as long as the link takes them: to whoever is closest to its
+    /// deadline first.
+    fn send(&mut self, now: Instant) {
+        let mut dirty = BTreeSet::new();
+        self.flush(now);
+        while self.link.is_open(now)
+            && let Some((_, slot)) = self.turns.pop_first()
+        {
+            let Some(entry) = self.registry.get_mut(slot) else {
+                continue;
+            };
+            entry.turn = None;
+            let life = entry.connection.send(now, &mut self.socket, &self.context);
+            self.driven(now, slot, life, &mut dirty);
+            self.flush(now);
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        let sent = self.socket.flush();
+        self.link.sent(now, sent);
+        self.link.blocked(self.socket.is_blocked());
+    }
+
+    /// Sees to a connection after it was driven: when it wants to be looked at again, whether
+    /// something can be sent to it, whether it is over.
+    fn driven(&mut self, now: Instant, slot: Slot, life: Life, dirty: &mut BTreeSet<Slot>) {
+        let Some(entry) = self.registry.get_mut(slot) else {
+            return;
+        };
+        let connection = &mut entry.connection;
+        let connect_by = connection.created() + CONNECT_TIMEOUT;
+        let mut life = life;
+        if life == Life::Open && !connection.is_open() && now >= connect_by {
+            life = if connection.is_reached() || entry.called {
+                Life::Over("its channel did not open in time")
+            } else {
+                self.context.metrics.peers_unreached.add(1);
+                Life::Over("it never reached us: does its browser allow local network access?")
+            };
+        }
+        if let Life::Over(why) = life {
+            connection.close();
+            connection.drive(now, &mut self.socket, &self.context);
+            return self.remove(slot, why);
+        }
+        let mut due = connection.next_timeout().unwrap_or(connect_by);
+        if !connection.is_open() {
+            due = due.min(connect_by);
+        }
+        // A timer of the past would spin; 1 ms is below what any of them means.
+        let due = due.max(now + Duration::from_millis(1));
+        self.timers.remove(&(entry.due, slot));
+        entry.due = due;
+        self.timers.insert((due, slot));
+        // Who is late already is not saved by making others late.
+        let turn = connection.deadline().map(|deadline| match deadline > now {
+            true => deadline,
+            false => deadline + BEHIND_OTHERS,
+        });
+        if entry.turn != turn {
+            if let Some(before) = std::mem::replace(&mut entry.turn, turn) {
+                self.turns.remove(&(before, slot));
+            }
+            self.turns.extend(turn.map(|turn| (turn, slot)));
+        }
+        if connection.is_open() && !entry.announced {
+            entry.announced = true;
+            self.channel_opened(slot, dirty);
+        }
     }
 
     fn remove(&mut self, slot: Slot, why: &str) {
@@ -367,6 +428,9 @@ impl Task {
         }
         self.channel_closed(&entry);
         self.timers.remove(&(entry.due, slot));
+        if let Some(turn) = entry.turn {
+            self.turns.remove(&(turn, slot));
+        }
         self.count_peers();
     }
 
@@ -379,13 +443,13 @@ impl Task {
         }
     }
 
-    async fn close_all(&mut self, now: Instant) {
+    fn close_all(&mut self, now: Instant) {
         for (_, entry) in self.registry.entries_mut() {
             let connection = &mut entry.connection;
             connection.close();
-            connection.drive(now, &mut self.socket, &self.context).await;
+            connection.drive(now, &mut self.socket, &self.context);
         }
-        self.socket.flush().await;
+        self.socket.flush();
         self.registry.clear();
         self.count_peers();
     }

@@ -54,17 +54,16 @@ pub(super) struct Datagram {
     pub(super) bytes: BytesMut,
 }
 
-/// Counts what is sent again, of which the stack tells nothing: datagrams of the full length beyond
-/// those that the messages make.
+/// Counts what is sent again, of which the stack tells nothing: bytes in datagrams beyond those of the
+/// messages. A few for each message are the headers of chunks that share a datagram.
 struct Resent {
-    /// Bytes of a message in such a datagram.
+    /// Bytes of a message in a datagram of full length.
     payload: usize,
     /// The length of the longest datagram so far.
     longest: usize,
-    /// Datagrams of that length.
-    sent: u64,
-    /// Of how many of them the messages so far consist.
-    needed: u64,
+    /// Datagrams so far, and their bytes.
+    datagrams: u64,
+    bytes: u64,
 }
 
 /// The check by which the other end chooses an address, kept until the stack can follow it.
@@ -113,8 +112,8 @@ impl Transport {
             resent: Resent {
                 payload: setup::payload(identity),
                 longest: 0,
-                sent: 0,
-                needed: 0,
+                datagrams: 0,
+                bytes: 0,
             },
             candidates: 0,
             nomination: Nomination::Awaited,
@@ -196,7 +195,7 @@ impl Transport {
     /// The next datagram to be sent.
     pub(super) fn poll_datagram(&mut self) -> Option<Datagram> {
         let datagram = self.rtc.poll_write()?;
-        self.resent.sent(datagram.message.len());
+        self.resent.sent(&datagram.message);
         Some(Datagram {
             from: datagram.transport.local_addr,
             to: datagram.transport.peer_addr,
@@ -268,9 +267,9 @@ impl Transport {
         self.open().map_or(0, |channel| channel.outstanding_bytes())
     }
 
-    /// Datagrams that were sent again, once nothing is outstanding.
+    /// Bytes that were sent again, give or take some for each message, once nothing is outstanding.
     pub(super) fn resent(&self) -> u64 {
-        self.resent.sent.saturating_sub(self.resent.needed)
+        self.resent.beyond(self.handed)
     }
 
     /// Sends a text message.
@@ -294,7 +293,6 @@ impl Transport {
         let mut channel = self.open().ok_or(RtcError::ErrDataChannelClosed)?;
         channel.send(at, packet)?;
         self.handed += bytes;
-        self.resent.needed += bytes / self.resent.payload as u64;
         Ok(())
     }
 
@@ -312,13 +310,22 @@ impl Transport {
 }
 
 impl Resent {
-    fn sent(&mut self, length: usize) {
-        // Until the first message, longer and longer ones are those of the handshake.
-        if length > self.longest {
-            self.longest = length;
-            self.sent = 0;
+    fn sent(&mut self, datagram: &[u8]) {
+        // What is neither a check nor a handshake (RFC 6347 section 4.1).
+        const APPLICATION_DATA: u8 = 23;
+        if datagram.first() == Some(&APPLICATION_DATA) {
+            self.longest = self.longest.max(datagram.len());
+            self.datagrams += 1;
+            self.bytes += datagram.len() as u64;
         }
-        self.sent += u64::from(length == self.longest);
+    }
+
+    fn beyond(&self, handed: u64) -> u64 {
+        let Some(headers) = self.longest.checked_sub(self.payload) else {
+            return 0;
+        };
+        let needed = handed + self.datagrams * headers as u64;
+        self.bytes.saturating_sub(needed)
     }
 }
 

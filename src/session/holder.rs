@@ -77,10 +77,19 @@ impl Transfer {
         next.filter(|range| range.end <= self.available)
     }
 
+    /// Whether everything has been handed over.
+    pub(super) fn is_sent(&self) -> bool {
+        self.next == self.packets.count()
+    }
+
+    /// Bytes that have not been handed over.
+    pub(super) fn left(&self) -> usize {
+        self.packets.left(self.next)
+    }
+
     /// When the next packet has to be here, if it is not.
     pub(super) fn arrives_until(&self) -> Option<Instant> {
-        let over = self.next == self.packets.count();
-        (!over && self.next().is_none()).then(|| self.since + ARRIVES_WITHIN)
+        (!self.is_sent() && self.next().is_none()).then(|| self.since + ARRIVES_WITHIN)
     }
 
     /// When all of it has to be sent.
@@ -157,7 +166,9 @@ impl Session {
             }
             Found::Coming if may_wait => waiting.state = WaitState::Held { retry_at: None },
             Found::NoRoom if may_wait => self.retry(id, now + NO_ROOM_RETRY),
-            Found::Coming | Found::NoRoom | Found::Absent => self.lack_where(|w| w.id == id),
+            Found::Coming | Found::NoRoom | Found::TooLate | Found::Absent => {
+                self.lack_where(|w| w.id == id);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Flight {
     pub outstanding: usize,
     /// Whether nothing is on its way to any other peer.
     pub alone: bool,
-    /// Datagrams that had to be sent again, all in all. Looked at when nothing is outstanding.
+    /// Bytes that had to be sent again, all in all and about; looked at when nothing is outstanding.
     pub resent: u64,
 }
 
@@ -65,6 +65,8 @@ pub enum Found {
     Coming,
     /// It is there, but there is no memory to send it from at the moment.
     NoRoom,
+    /// It is there, but so much is to be sent before it that it would come too late.
+    TooLate,
     /// Nothing, and nothing is known to come.
     Absent,
 }

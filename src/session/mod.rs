@@ -24,6 +24,7 @@ mod receiver_tests;
 mod tests;
 mod window;
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use heapless::Deque;
@@ -48,6 +49,9 @@ const MAX_OUTPUTS: usize = 3 * MAX_WAITING + MAX_ASKED + 1 + 4;
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
+
+/// How long a viewer waits for a segment (protocol.md section 3).
+pub const VIEWER_WAITS: Duration = Duration::from_secs(2);
 
 /// What a session is told about the box's configuration.
 #[derive(Clone, Copy, Debug)]
@@ -205,7 +209,41 @@ impl Session {
             .min()
     }
 
-    /// The next thing to do, while `outstanding` bytes are on their way to the peer.
+    /// The next packet ([`Output::Packet`]), if it is here and the peer's window has room for it while
+    /// `outstanding` bytes are on their way. What [`Session::poll`] has to say comes first.
+    pub fn next_packet(&mut self, outstanding: usize) -> Option<Output> {
+        let range = self.sendable(outstanding)?;
+        let transfer = self.transfer.as_mut()?;
+        transfer.next += 1;
+        Some(Output::Packet(transfer.id, range))
+    }
+
+    /// By when the segment should be with the peer of which [`Session::next_packet`] would give a
+    /// packet.
+    pub fn deadline(&self, outstanding: usize) -> Option<Instant> {
+        self.sendable(outstanding)?;
+        Some(self.transfer.as_ref()?.since + VIEWER_WAITS)
+    }
+
+    fn sendable(&self, outstanding: usize) -> Option<Range<usize>> {
+        let transfer = self.transfer.as_ref().filter(|_| !self.closed)?;
+        let range = transfer.next()?;
+        self.window
+            .allows(outstanding, range.len())
+            .then_some(range)
+    }
+
+    /// Bytes of segments that this peer has been promised and not been sent.
+    pub fn promised(&self) -> usize {
+        let waiting = self.waiting.iter().map(|waiting| match waiting.state {
+            WaitState::Ready { size, .. } => size,
+            WaitState::Asked { .. } | WaitState::Held { .. } => 0,
+        });
+        let transfer = self.transfer.as_ref().map_or(0, Transfer::left);
+        waiting.sum::<usize>() + transfer
+    }
+
+    /// The next thing to do but for packets, while `outstanding` bytes are on their way to the peer.
     pub fn poll(&mut self, outstanding: usize, current: Option<MediaSequence>) -> Option<Output> {
         if let Some(output) = self.outputs.pop_front() {
             return Some(output);
@@ -224,18 +262,11 @@ impl Session {
         {
             return Some(begun);
         }
-        if let Some(transfer) = &mut self.transfer {
-            if transfer.next < transfer.packets.count() {
-                let range = transfer.next()?;
-                if !self.window.allows(outstanding, range.len()) {
-                    return None;
-                }
-                transfer.next += 1;
-                return Some(Output::Packet(transfer.id, range));
-            }
-            let id = transfer.id;
-            self.transfer = None;
-            return Some(Output::Release(id));
+        if let Some(transfer) = self.transfer.take_if(|transfer| transfer.is_sent()) {
+            return Some(Output::Release(transfer.id));
+        }
+        if self.transfer.is_some() {
+            return None;
         }
         if self.stopping && self.waiting.is_empty() && outstanding == 0 {
             self.close(CloseReason::Stopped);

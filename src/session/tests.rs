@@ -57,6 +57,7 @@ impl Fixture {
 
     fn poll(&mut self) -> Option<Output> {
         let output = self.session.poll(self.outstanding, CURRENT);
+        let output = output.or_else(|| self.session.next_packet(self.outstanding));
         if let Some(Output::Packet(_, range)) = &output {
             self.outstanding += range.len();
             self.sent += range.len() as u64;

@@ -32,6 +32,9 @@ const MOST: usize = 112 * 1024;
 /// again within a round trip or two.
 const STEP: usize = 4 * 1024;
 
+/// Bytes sent again that are a loss: a part of a datagram. How many there were is known about only.
+const A_LOSS: u64 = 200;
+
 /// After how many segments without a loss more is tried again than was too much: some minutes, for a
 /// buffer does not change, but the reader of it may have been busy.
 const FORGOTTEN_AFTER: u32 = 256;
@@ -173,8 +176,8 @@ impl Window {
 
     /// Learns from a segment what the peer's receive buffer takes.
     fn learn(&mut self, filled: bool, resent: u64) {
-        let lost = resent > std::mem::replace(&mut self.resent, resent);
-        if lost {
+        let before = std::mem::replace(&mut self.resent, resent);
+        if resent >= before + A_LOSS {
             self.too_much = Some((self.allowance, 0));
             self.allowance = (self.allowance * 3 / 4).max(LEAST);
         } else if filled {
@@ -288,7 +291,7 @@ mod tests {
         assert_eq!(pipe_after_segments(5_000_000, 20_000, false), 0);
     }
 
-    /// A segment of which so many datagrams were sent again.
+    /// A segment of which so many bytes were sent again.
     fn segment(window: &mut Window, bytes: u64, resent: u64) -> usize {
         let now = Instant::now();
         let before = Flight {
@@ -332,7 +335,7 @@ mod tests {
         let mut window = Window::new(256 << 10);
         segment(&mut window, 1_000_000, 0);
         segment(&mut window, 1_000_000, 0);
-        assert_eq!(segment(&mut window, 1_000_000, 3), LEAST);
+        assert_eq!(segment(&mut window, 1_000_000, 1324), LEAST);
         for _ in 0..FORGOTTEN_AFTER {
             assert!(segment(&mut window, 1_000_000, 0) <= LEAST + STEP);
         }

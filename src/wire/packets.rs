@@ -23,6 +23,12 @@ impl Packets {
         self.segment_len.div_ceil(self.packet_size)
     }
 
+    /// How many bytes are in the packets from the one at `index` on.
+    pub fn left(&self, index: usize) -> usize {
+        let before = index.saturating_mul(self.packet_size);
+        self.segment_len.saturating_sub(before)
+    }
+
     /// The bytes of the packet at `index`, or `None` past the last one.
     pub fn range(&self, index: usize) -> Option<Range<usize>> {
         let start = index.checked_mul(self.packet_size)?;
@@ -43,6 +49,9 @@ mod tests {
             assert_eq!(ranges.len(), packets.count());
             assert_eq!(ranges.first().unwrap().start, 0);
             assert_eq!(ranges.last().unwrap().end, len);
+            assert_eq!(packets.left(0), len);
+            assert_eq!(packets.left(ranges.len() - 1), ranges.last().unwrap().len());
+            assert_eq!(packets.left(ranges.len()), 0);
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
     }

@@ -31,6 +31,7 @@ impl Connection {
                     self.input(now, Input::Found(id, found), context);
                 }
                 Output::Send(message) => self.send_text(now, message.to_text(), life),
+                // Comes from `Session::next_packet` alone.
                 Output::Packet(id, range) => self.send_packet(now, id, range, context, life),
                 Output::Release(id) => {
                     self.segments.remove(&id);
@@ -116,13 +117,13 @@ impl Connection {
                     } => (available, whole_at),
                     Arrival::Broken => return Found::Coming,
                 };
-                if self.share.is_none() {
-                    self.share = context.budget.try_take(context.session.window);
-                }
                 let size = reader.len();
+                if !gets_there(now, asked, size, context) {
+                    return Found::TooLate;
+                }
                 let segment = reader.segment().filter(|_| self.sibling.is_some());
                 let crc32c = segment.map(|segment| segment.crc32c());
-                if self.share.is_none() || self.segments.insert(id, reader).is_err() {
+                if !self.has_room(context) || self.segments.insert(id, reader).is_err() {
                     return Found::NoRoom;
                 }
                 Found::Ready {
@@ -161,7 +162,7 @@ impl Connection {
         self.sent(sent, life);
     }
 
-    fn send_packet(
+    pub(super) fn send_packet(
         &mut self,
         now: Instant,
         id: RequestId,
@@ -217,4 +218,14 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether a segment that was asked for at `asked` gets there in time, whatever else has to be sent.
+fn gets_there(now: Instant, asked: Instant, size: usize, context: &Context) -> bool {
+    let Some(mut crowd) = context.crowd.get() else {
+        return true;
+    };
+    let in_time = crowd.promise(now, asked, size);
+    context.crowd.set(Some(crowd));
+    in_time
 }
