@@ -263,6 +263,8 @@ impl Connection {
     /// datagrams.
     pub(super) fn drive(&mut self, now: Instant, socket: &mut Socket, context: &Context) -> Life {
         let mut life = Life::Open;
+        // Before anything new is sent: whoever asks at once is never seen to have everything.
+        self.settle(now, context);
         loop {
             while let Some(heard) = self.transport.poll() {
                 self.hear(now, heard, context, &mut life);
