@@ -168,6 +168,11 @@ impl Socket {
         }
     }
 
+    /// Whether much is queued already.
+    pub(super) fn is_filled(&self) -> bool {
+        self.queue.len() >= MAX_QUEUED / 4
+    }
+
     /// Whether the kernel takes no more: that is the link's own pace.
     pub(super) fn is_blocked(&self) -> bool {
         self.is_blocked

@@ -340,7 +340,10 @@ impl Task {
             let connection = &mut entry.connection;
             let life = connection.drive(now, &mut self.socket, &self.context);
             self.driven(now, slot, life, dirty);
-            self.flush(now);
+            // Little by little costs both ends more: what there is to say goes with what is sent next.
+            if self.socket.is_filled() {
+                self.flush(now);
+            }
         }
     }
 
@@ -348,7 +351,6 @@ impl Task {
     /// deadline first.
     fn send(&mut self, now: Instant) {
         let mut dirty = BTreeSet::new();
-        self.flush(now);
         while self.link.is_open(now)
             && let Some((_, slot)) = self.turns.pop_first()
         {
@@ -360,6 +362,7 @@ impl Task {
             self.driven(now, slot, life, &mut dirty);
             self.flush(now);
         }
+        self.flush(now);
     }
 
     fn flush(&mut self, now: Instant) {
