@@ -64,6 +64,8 @@ struct Resent {
     /// Datagrams so far, and their bytes.
     datagrams: u64,
     bytes: u64,
+    /// The most that was ever counted: less is what the stack has not sent yet.
+    most: u64,
 }
 
 /// The check by which the other end chooses an address, kept until the stack can follow it.
@@ -114,6 +116,7 @@ impl Transport {
                 longest: 0,
                 datagrams: 0,
                 bytes: 0,
+                most: 0,
             },
             candidates: 0,
             nomination: Nomination::Awaited,
@@ -267,8 +270,8 @@ impl Transport {
         self.open().map_or(0, |channel| channel.outstanding_bytes())
     }
 
-    /// Bytes that were sent again, give or take some for each message, once nothing is outstanding.
-    pub(super) fn resent(&self) -> u64 {
+    /// Bytes that were sent again, give or take some for each message.
+    pub(super) fn resent(&mut self) -> u64 {
         self.resent.beyond(self.handed)
     }
 
@@ -320,12 +323,12 @@ impl Resent {
         }
     }
 
-    fn beyond(&self, handed: u64) -> u64 {
-        let Some(headers) = self.longest.checked_sub(self.payload) else {
-            return 0;
-        };
-        let needed = handed + self.datagrams * headers as u64;
-        self.bytes.saturating_sub(needed)
+    fn beyond(&mut self, handed: u64) -> u64 {
+        if let Some(headers) = self.longest.checked_sub(self.payload) {
+            let needed = handed + self.datagrams * headers as u64;
+            self.most = self.most.max(self.bytes.saturating_sub(needed));
+        }
+        self.most
     }
 }
 

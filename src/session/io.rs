@@ -19,7 +19,7 @@ pub struct Flight {
     pub outstanding: usize,
     /// Whether nothing is on its way to any other peer.
     pub alone: bool,
-    /// Bytes that had to be sent again, all in all and about; looked at when nothing is outstanding.
+    /// Bytes that had to be sent again, all in all and about.
     pub resent: u64,
 }
 

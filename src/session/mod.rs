@@ -263,6 +263,7 @@ impl Session {
             return Some(begun);
         }
         if let Some(transfer) = self.transfer.take_if(|transfer| transfer.is_sent()) {
+            self.window.has_sent(transfer.packets.left(0));
             return Some(Output::Release(transfer.id));
         }
         if self.transfer.is_some() {
