@@ -23,9 +23,10 @@
 //!    them packet by packet, also while they are being written: a viewer is sent what is here. A
 //!    segment is held whole in memory only while the disk fails.
 //! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
-//! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer. What a viewer says
-//!    goes to its [`session`], which decides; [`wire`] has the messages and packets. Other boxes of
-//!    the operator are peers too: [`sibling`] is how [`fetch`] asks them before the origin.
+//! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer, on a thread of their
+//!    own. What a viewer says goes to its [`session`], which decides what it gets and how much of it
+//!    may be on its way; whose turn it is on a full link is decided by deadlines. [`wire`] has the
+//!    messages and packets. Other boxes of the operator are peers too: [`sibling`] is how [`fetch`] asks them before the origin.
 //! 5. [`http`] shows how it goes; [`metrics`] has the numbers.
 //! 6. [`daemon`] builds all of them in order and takes them down again. Nothing else knows all.
 //!
@@ -34,6 +35,7 @@
 //! - `hls`, `session`, `wire` and the deciding halves of `store` and `signal` are pure: no tokio, no
 //!   sockets, no clock; time is an argument. They are tested in virtual time.
 //! - Imports go downwards only; `tests/layout.rs` has the table and holds it.
+//! - What serving costs is measured beside others, in one run (`benches/serve`, `docs/serve.md`).
 //! - Every message of the protocol has a row for each role in `docs/conformance.md`, and a test over
 //!   a real data channel or WebSocket; so has every fault of an origin in `docs/faults.md`;
 //!   `tests/conformance.rs` holds both.
@@ -73,6 +75,10 @@
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
 //! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,
 //!   and `edgeseed_served_bytes_total{via="http"}` stays 0.
+//! - The WebRTC stack is told another time than the wall's ([`peer`], `clock.rs`): four times as fast, a
+//!   lost tail is sent again after 250 ms instead of a second. It replaced probes by KEEPALIVE.
+//! - A viewer gets no ICE checks from us before it has sent one: its own are enough for a box with an
+//!   address in its LAN, and ours, arriving before our answer, kept libdatachannel from beginning.
 //! - `stop-timeout` is in `[peer]`: it is viewers who are waited for.
 
 pub mod budget;

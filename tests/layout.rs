@@ -64,6 +64,8 @@ const PURE: &[&str] = &[
     "wire",
     "ids.rs",
     "peer/sdp.rs",
+    "peer/clock.rs",
+    "peer/link.rs",
     "store/health.rs",
     "store/index.rs",
     "sibling/proof.rs",

@@ -1,18 +1,23 @@
 //! Viewers and sibling boxes: one UDP socket for all of them, one WebRTC peer connection and one
-//! [`Session`] each.
+//! [`Session`] each, on a thread of their own.
 //!
 //! ```text
-//!   Command ──►┌──────┐ offer, candidate   ┌────────────┐ text   ┌─────────┐
-//!   Event  ◄── │ task │ ─────────────────► │ connection │ ─────► │ session │
-//!              │      │ datagrams          │  (rtc)     │ ◄───── │ (pure)  │
-//!   UDP   ◄──► │      │ ◄────────────────► └────────────┘ packet └─────────┘
-//!              └──────┘                      ▲ bytes
-//!                                          store
+//!   Command ──►┌──────┐           ┌──────────┐ Input ┌─────────┐
+//!   Event  ◄── │      │  whose    │          │ ────► │ session │ what to say and to send
+//!              │ task │ turn it is│connection│ ◄──── │ (pure)  │
+//!   UDP   ◄──► │      │ ────────► │          │ Output└─────────┘
+//!   socket     └──────┘           │          │ ────► ┌─────────┐
+//!               link: is it full? │          │ ◄──── │transport│ the WebRTC stack (pure)
+//!               registry: whose   └────▲─────┘ Heard └─────────┘
+//!               datagram is it?        │ bytes
+//!                                    store
 //! ```
 //!
 //! The WebRTC stack is `rtc`, which does no I/O: [`task`] owns the socket, feeds datagrams and
 //! time in, and sends what comes out. A datagram belongs to the connection whose ICE username
-//! fragment a STUN check names, and from then on to the one that owns its remote address.
+//! fragment a STUN check names, and from then on to the one that owns its remote address. What there is
+//! to say is said at once; segments are sent packet by packet, the most urgent first, as long as the
+//! [`link`] takes them.
 //!
 //! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s. A
 //! box is called ([`Command::Call`]) by the same way; whether the other end is a sibling is for its

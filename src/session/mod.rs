@@ -1,10 +1,10 @@
 //! The data-channel protocol with one peer: as the holder of segments towards everybody, and as the
 //! receiver towards a sibling, another box of the operator's ([`crate::sibling`]).
 //!
-//! Pure: [`Session::handle`] takes an [`Input`], [`Session::poll`] gives the next [`Output`], and
-//! [`Session::next_timeout`] says when to come back at the latest. Time is an argument. The
-//! session never touches the store: it asks for a segment ([`Output::Find`]) and for its bytes
-//! ([`Output::Packet`]), whoever drives it answers.
+//! Pure: [`Session::handle`] takes an [`Input`], [`Session::poll`] gives the next [`Output`],
+//! [`Session::next_packet`] what of a segment may be sent next, and [`Session::next_timeout`] says when
+//! to come back at the latest. Time is an argument. The session never touches the store: it asks for a
+//! segment ([`Output::Find`]) and for its bytes ([`Output::Packet`]), whoever drives it answers.
 //!
 //! A REQUEST is `Asked` until the store has answered; `Held` while the segment is on its way, for
 //! `request-hold` at most; then `Ready`, and sent when its turn comes. At most one segment is being

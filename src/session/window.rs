@@ -135,6 +135,8 @@ impl Window {
         if let Some(bytes) = self.segment.take() {
             // What had room from the beginning shows nothing.
             self.learn(bytes > 2 * self.bytes, resent);
+            // Not while a segment is being sent: there may be no memory for more.
+            self.bytes = self.allowance.saturating_add(self.pipe()).min(self.limit);
         }
         let undisturbed = match alone {
             true => RoundTrip::Measured,
@@ -172,7 +174,6 @@ impl Window {
         if is_over {
             self.busy = None;
         }
-        self.bytes = self.allowance.saturating_add(self.pipe()).min(self.limit);
     }
 
     /// Takes that all of a segment of so many bytes has been handed over.
@@ -259,6 +260,8 @@ mod tests {
             *at = when;
             delivered += bytes;
         }
+        window.settle(*at, flight(delivered, 0, alone));
+        window.has_sent(segment);
         window.settle(*at, flight(delivered, 0, alone));
     }
 

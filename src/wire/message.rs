@@ -83,12 +83,7 @@ pub enum Event {
 /// What we send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// KEEPALIVE
-    Keepalive {
-        /// The newest media sequence number that we hold.
-        current: Option<MediaSequence>,
-    },
-    /// KEEPALIVE-ACK
+    /// KEEPALIVE-ACK; a KEEPALIVE of ours there is none.
     KeepaliveAck {
         /// The newest media sequence number that we hold.
         current: Option<MediaSequence>,
@@ -241,11 +236,6 @@ impl Message {
     /// The JSON text of this message.
     pub fn to_text(&self) -> String {
         let out = match self {
-            Self::Keepalive { current } => Outgoing {
-                event: "KEEPALIVE",
-                current: *current,
-                ..Default::default()
-            },
             Self::KeepaliveAck { current } => Outgoing {
                 event: "KEEPALIVE-ACK",
                 current: *current,
