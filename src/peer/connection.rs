@@ -27,6 +27,10 @@ use crate::store::{Reader, Store};
 /// Segments that a session can hold on to: one being sent and those that are ready and wait.
 const MAX_SEGMENTS: usize = 16;
 
+/// Bytes of memory for each byte of a window: itself, and what the stack notes and copies of it until it
+/// is acknowledged (1.5 were seen).
+const COST: usize = 2;
+
 /// How long a REQUEST of a sibling is held: a little less than it waits ([`DELIVER_WITHIN`]), so that
 /// it hears LACK, and does not take a box whose origin is slow for one that is dead.
 const SIBLING_HOLD: Duration = Duration::from_millis(900);
@@ -369,9 +373,10 @@ impl Connection {
     /// Takes the memory that the window of the peer stands for; `false` when there is none.
     fn has_room(&mut self, context: &Context) -> bool {
         let window = self.session.as_ref().map_or(0, Session::window);
+        let wanted = (COST * window).min(context.budget.total());
         let missing = match &self.share {
-            Some(share) => window.saturating_sub(share.bytes()),
-            None => window,
+            Some(share) => wanted.saturating_sub(share.bytes()),
+            None => wanted,
         };
         if missing == 0 {
             return true;
