@@ -4,13 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use edgeseed::{cli::Cli, commands, exit, logging};
-use mimalloc::MiMalloc;
-
-/// Each datagram is allocated some ten times on its way through the WebRTC stack. With glibc's
-/// allocator that is a sixth of what serving costs, with this one less than a tenth
-/// (docs/serve.md).
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -33,9 +33,8 @@ const AMPLE: usize = 64 << 20;
 /// What media in flight may cost beyond the budget: a viewer's last packet goes beyond its share, the
 /// heap has gaps, and everything else that is done meanwhile is in it.
 const SLACK: usize = BUDGET / 2;
-/// Where whole segments come and go in memory, its gaps are larger (8.6 MiB were seen; the allocator
-/// trades them for speed).
-const SLACK_WITHOUT_DISK: usize = BUDGET * 3 / 2;
+/// Where whole segments come and go in memory, its gaps are as large (4.7 MiB were seen).
+const SLACK_WITHOUT_DISK: usize = BUDGET;
 /// What the kernel counts besides: files of the store that it has not written yet, sockets.
 const KERNEL: usize = 16 << 20;
 
