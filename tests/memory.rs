@@ -27,7 +27,7 @@ const CHANNELS: usize = 20;
 const VIEWERS: usize = 100;
 
 /// `[memory] max-buffers`: a quarter of what the viewers and downloads would take of a larger one.
-const BUDGET: usize = 8 << 20;
+const BUDGET: usize = 4 << 20;
 /// More than they can take.
 const AMPLE: usize = 64 << 20;
 /// What media in flight may cost beyond the budget: a viewer's last packet goes beyond its share, the
@@ -92,8 +92,15 @@ fn own_bytes(pid: u32) -> usize {
     kib.parse::<usize>().unwrap() << 10
 }
 
-/// By how much a box with all its viewers connected grows while they are served.
-async fn growth(budget: usize, min_free: &'static str) -> usize {
+/// What serving cost.
+struct Cost {
+    /// Bytes by which the box grew while all its viewers, connected before, were served.
+    growth: usize,
+    /// Bytes of the budget that were taken at most.
+    taken: f64,
+}
+
+async fn cost(budget: usize, min_free: &'static str) -> Cost {
     let mut origins = Vec::new();
     let mut setup = Setup::default().with(&format!(
         "[peer]\nudp-port = 0\nmax-peers = {VIEWERS}\n[memory]\nmax-buffers = \"{}MiB\"\n",
@@ -141,7 +148,10 @@ async fn growth(budget: usize, min_free: &'static str) -> usize {
     assert!(buffers <= budget as f64, "{buffers} bytes of media");
     let ended = daemon.stop().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    own.saturating_sub(connected)
+    Cost {
+        growth: own.saturating_sub(connected),
+        taken: buffers,
+    }
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
@@ -187,13 +197,14 @@ async fn the_budget_bounds_what_a_hundred_slow_viewers_of_twenty_channels_cost()
     // Where the disk cannot be used, what is held in its place is of the same budget.
     for (min_free, slack) in [("16MiB", SLACK), ("1000TiB", SLACK_WITHOUT_DISK)] {
         let allowed = BUDGET + slack;
-        let bounded = growth(BUDGET, min_free).await;
-        assert!(bounded <= allowed, "grew by {bounded} bytes");
-        // It was the budget that bounded it, and not that little was asked.
-        let unbounded = growth(AMPLE, min_free).await;
+        let Cost { growth, .. } = cost(BUDGET, min_free).await;
+        assert!(growth <= allowed, "grew by {growth} bytes");
+        // It was the budget that bounded it, and not that little was asked. By its own account, for how
+        // much of what may be taken is held at the same moment is a matter of the machine's speed.
+        let Cost { taken, .. } = cost(AMPLE, min_free).await;
         assert!(
-            unbounded > allowed,
-            "only {unbounded} bytes: that was no test"
+            taken > 2.0 * BUDGET as f64,
+            "only {taken} bytes: that was no test"
         );
     }
 }

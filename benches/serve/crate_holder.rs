@@ -18,7 +18,7 @@ use webrtc::peer_connection::{
 use super::support::signalling::Signalling;
 
 const MESSAGE: usize = 60 * 1024;
-const WINDOW: u32 = 256 * 1024;
+const WINDOW: usize = 256 * 1024;
 
 #[derive(Deserialize)]
 struct Told {
@@ -91,6 +91,7 @@ async fn connect(offer: String, segments: Segments) -> (Arc<dyn PeerConnection>,
                 gathered: std::sync::Mutex::new(Some(gathered)),
             }))
             .with_udp_addrs(vec!["127.0.0.1:0"])
+            .with_data_channel_send_buffer_limit(WINDOW)
             .build()
             .await
             .unwrap(),
@@ -105,10 +106,6 @@ async fn connect(offer: String, segments: Segments) -> (Arc<dyn PeerConnection>,
 }
 
 async fn answer_requests(channel: Arc<dyn DataChannel>, segments: Segments) {
-    channel
-        .set_buffered_amount_high_threshold(WINDOW)
-        .await
-        .unwrap();
     while let Some(event) = channel.poll().await {
         let DataChannelEvent::OnMessage(message) = event else {
             continue;

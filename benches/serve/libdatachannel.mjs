@@ -9,7 +9,12 @@ import { WebSocket } from 'ws';
 const MESSAGE = 60 * 1024;
 const BUFFERED = 1024 * 1024;
 const { signal, channel, size, first, marks } = JSON.parse(process.argv[2]);
-const segments = new Map();
+/** As the bench's origin has them, as far as viewers look. */
+const segments = new Map(marks.map((mark, index) => {
+  const bytes = Buffer.alloc(size, 0x47);
+  bytes.writeUInt32BE(mark, 1);
+  return [first + index, bytes];
+}));
 const connections = new Map();
 
 const socket = new WebSocket(signal);
@@ -48,17 +53,7 @@ function serve(opened) {
     const { event, url, sn } = JSON.parse(text);
     if (event !== 'REQUEST') return;
     opened.sendMessage(JSON.stringify({ event: 'BINARY', url, sn, size, attachments: Math.ceil(size / MESSAGE) }));
-    sending = { at: 0, bytes: segment(sn) };
+    sending = { at: 0, bytes: segments.get(sn) };
     send();
   });
-}
-
-/** As the bench's origin has them, as far as viewers look. */
-function segment(sn) {
-  if (!segments.has(sn)) {
-    const bytes = Buffer.alloc(size, 0x47);
-    bytes.writeUInt32BE(marks[sn - first], 1);
-    segments.set(sn, bytes);
-  }
-  return segments.get(sn);
 }

@@ -48,6 +48,9 @@ const LISTED: u64 = 10;
 /// The sequence number of the first of them.
 const FIRST: u64 = 1;
 
+/// More than anybody waits for.
+const UNLIMITED: u64 = 1_000_000_000;
+
 #[derive(Parser)]
 #[command(about = "Serving, measured beside others")]
 struct Args {
@@ -63,12 +66,12 @@ struct Args {
     /// How often all of it is measured; the table has the median run by processor time.
     #[arg(long, default_value_t = 1)]
     runs: usize,
-    /// How long each run is.
+    /// How long viewers go on asking; what they have asked for then is waited for. 5 without `--segments`.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Segments of each viewer at most.
-    #[arg(long, default_value_t = 1_000_000)]
-    segments: u64,
+    /// How many segments each viewer asks for.
+    #[arg(long)]
+    segments: Option<u64>,
     /// Seconds from one request of a viewer to the next, as live players do; 0: as fast as it can.
     #[arg(long, default_value_t = 0.0)]
     every: f64,
@@ -139,7 +142,11 @@ async fn measure(args: Args) -> shared::Report {
         _ => given.to_vec(),
     };
     let viewers = or(&args.viewers, &[1, 8, 64]);
-    let seconds = args.seconds.unwrap_or(if tiny { 1.0 } else { 5.0 });
+    let seconds = args.seconds.unwrap_or(match args.segments {
+        Some(_) => UNLIMITED as f64,
+        None if tiny => 1.0,
+        None => 5.0,
+    });
     let holders = match (args.holders.as_slice(), tiny) {
         ([], true) => vec![HolderKind::Edgeseed, HolderKind::Crate],
         ([], false) => HolderKind::ALL.to_vec(),
@@ -212,7 +219,7 @@ async fn one(
             .map(|number| mark(&origin.segment(number)))
             .collect(),
         seconds,
-        segments: args.segments,
+        segments: args.segments.unwrap_or(UNLIMITED),
         every: args.every * 1000.0,
     };
     let before = holder.memory();

@@ -61,6 +61,8 @@ pub(crate) struct Seen {
     pub(crate) times: Vec<f64>,
     pub(crate) bytes: u64,
     pub(crate) lacks: u64,
+    /// 1 if a segment never came, upon which the viewer gave up.
+    pub(crate) lost: u64,
     /// Packets that were not what was asked for.
     pub(crate) wrong: u64,
     /// Milliseconds from the first REQUEST to the last byte.

@@ -42,6 +42,9 @@ impl Row {
         if lacks > 0 {
             failures.push(format!("{lacks} LACKs for segments that are there"));
         }
+        if self.lost() > 0 && self.holder == HolderKind::Edgeseed {
+            failures.push(format!("{} viewers waited in vain", self.lost()));
+        }
         if self.seen.iter().all(|seen| seen.times.is_empty()) {
             failures.push("nothing was served".to_owned());
         }
@@ -72,7 +75,12 @@ impl Row {
     fn in_time(&self) -> f64 {
         let times = self.times();
         let in_time = times.iter().filter(|time| **time <= VIEWER_WAITS).count();
-        100.0 * in_time as f64 / times.len().max(1) as f64
+        100.0 * in_time as f64 / (times.len() + self.lost()).max(1) as f64
+    }
+
+    /// Viewers who waited in vain.
+    fn lost(&self) -> usize {
+        self.seen.iter().map(|seen| seen.lost as usize).sum()
     }
 
     /// The least of what a viewer got by the most.

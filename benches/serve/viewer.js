@@ -1,10 +1,13 @@
 // A viewer of the serve bench, the same in Chromium and on libdatachannel: it meets the holder through
 // the signalling server (protocol.md section 2), asks for one segment after the other and measures.
 
+/** ms: nobody in the field waits so long, and a bench must end. */
+const GIVEN_UP_AFTER = 60_000;
+
 export class Viewer {
   /** `make`: { RTCPeerConnection, WebSocket }. `plan`: what receiver.mjs was told. */
   constructor(make, plan, number) {
-    Object.assign(this, { make, plan, number, times: [], bytes: 0, lacks: 0, wrong: 0 });
+    Object.assign(this, { make, plan, number, times: [], bytes: 0, lacks: 0, lost: 0, wrong: 0 });
   }
 
   /** Resolves with the ms from the offer to the open channel. */
@@ -25,6 +28,7 @@ export class Viewer {
           this.channel.binaryType = 'arraybuffer';
           this.channel.onopen = () => resolve(performance.now() - offered);
           this.channel.onmessage = (event) => this.#take(event.data);
+          this.channel.onclose = () => this.#lose();
           await this.connection.setLocalDescription(await this.connection.createOffer());
           await this.#gathered();
           offered = performance.now();
@@ -53,7 +57,7 @@ export class Viewer {
     const end = performance.now() + seconds * 1000;
     const begun = performance.now();
     let at = begun + Math.random() * every;
-    while (this.times.length + this.lacks < segments && performance.now() < end) {
+    while (this.times.length + this.lacks < segments && performance.now() < end && !this.lost) {
       if (every) await new Promise((resolve) => setTimeout(resolve, at - performance.now()));
       at += every;
       const took = await this.#ask();
@@ -62,14 +66,22 @@ export class Viewer {
     this.took = performance.now() - begun;
   }
 
-  /** Resolves with the ms that a segment took, or with null after LACK. */
+  /** Resolves with the ms that a segment took, or with null after LACK or when it will never come. */
   #ask() {
     const { first, listed, uris } = this.plan;
     const sn = first + ((this.number + this.times.length + this.lacks) % listed);
+    let tooLong;
     return new Promise((resolve) => {
+      tooLong = setTimeout(() => this.#lose(), GIVEN_UP_AFTER);
       this.asked = { url: uris[sn - first], sn, begun: performance.now(), got: 0, size: null, resolve };
       this.channel.send(JSON.stringify({ event: 'REQUEST', url: this.asked.url, sn }));
-    });
+    }).finally(() => clearTimeout(tooLong));
+  }
+
+  #lose() {
+    if (!this.asked) return;
+    this.lost = 1;
+    this.asked.resolve(null);
   }
 
   #take(data) {
@@ -93,7 +105,7 @@ export class Viewer {
 
   /** What it saw. */
   seen() {
-    const { times, bytes, lacks, wrong, took } = this;
-    return { times, bytes, lacks, wrong, took };
+    const { times, bytes, lacks, lost, wrong, took } = this;
+    return { times, bytes, lacks, lost, wrong, took };
   }
 }
