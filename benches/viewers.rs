@@ -127,10 +127,11 @@ async fn measure(args: Args) -> Report {
         .collect();
     sleep_until(start + length / 3).await;
     let third = memory(&pid, "VmRSS");
-    let mut seen = Seen::default();
+    let (mut seen, mut shares) = (Seen::default(), Vec::new());
     while let Some(one) = watching.join_next().await {
         // A viewer that saw a wrong byte has panicked.
         let one = one.unwrap();
+        shares.push(one.served.len());
         seen.served.extend(one.served);
         seen.lacks.extend(one.lacks);
         seen.timeouts += one.timeouts;
@@ -166,6 +167,10 @@ async fn measure(args: Args) -> Report {
     row("  served later than 2 s", late.to_string());
     row("  LACK", seen.lacks.len().to_string());
     row("  no answer in 5 s", seen.timeouts.to_string());
+    row("  least / most that a viewer got", {
+        let (least, most) = (shares.iter().min(), shares.iter().max());
+        format!("{} / {}", least.unwrap_or(&0), most.unwrap_or(&0))
+    });
     row("time p50 / p95 / worst", {
         let at = |part: f64| millis(&seen.served, part);
         format!("{} / {} / {} ms", at(0.5), at(0.95), at(1.0))

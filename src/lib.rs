@@ -23,8 +23,8 @@
 //!    them packet by packet, also while they are being written: a viewer is sent what is here. A
 //!    segment is held whole in memory only while the disk fails.
 //! 3. [`signal`] meets viewers in the channel's swarm, and can be that server as well.
-//! 4. [`peer`] owns the one UDP socket and a WebRTC connection for each viewer, on a thread of their
-//!    own. What a viewer says goes to its [`session`], which decides what it gets and how much of it
+//! 4. [`peer`] owns the one UDP port and a WebRTC connection for each viewer, on threads of their own,
+//!    one for each core. What a viewer says goes to its [`session`], which decides what it gets and how much of it
 //!    may be on its way; whose turn it is on a full link is decided by deadlines. [`wire`] has the
 //!    messages and packets. Other boxes of the operator are peers too: [`sibling`] is how [`fetch`] asks them before the origin.
 //! 5. [`http`] shows how it goes; [`metrics`] has the numbers.

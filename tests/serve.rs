@@ -7,6 +7,8 @@
     clippy::large_futures
 )]
 
+#[path = "support/process.rs"]
+mod process;
 mod support;
 
 use std::time::Duration;
@@ -469,4 +471,43 @@ async fn no_more_is_sent_than_allowed_and_who_would_get_it_too_late_is_told_at_o
     assert!(served[0] < Duration::from_millis(1050), "{served:?}");
     let both = Duration::from_millis(1300)..Duration::from_secs(2);
     assert!(both.contains(&served[1]), "{served:?}");
+}
+
+#[tokio::test]
+async fn viewers_are_dealt_out_to_the_cores_and_all_are_served_listed_and_let_go() {
+    const VIEWERS: usize = 32;
+    let (origin, daemon) = origin_and_box().await;
+    let mut viewers = Vec::new();
+    for _ in 0..VIEWERS {
+        viewers.push(Viewer::join(&daemon.signal, &origin.url()).await);
+    }
+    for viewer in &mut viewers {
+        gets(viewer, &origin, origin.newest()).await;
+    }
+    assert_eq!(daemon.metric("edgeseed_peers").await, VIEWERS as f64);
+    let status = daemon.status().await;
+    let peers = status["peers"].as_array().unwrap();
+    assert_eq!(peers.len(), VIEWERS);
+    assert!(peers.iter().all(|peer| peer["segments"] == 1), "{peers:?}");
+    let used = cpu_of_threads(daemon.pid(), "viewers");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(used.len(), cores.min(4));
+    // Chance has dealt them out: that one core has less than a tenth of them is one in a million.
+    let most = used.iter().copied().fold(0.0, f64::max);
+    assert!(used.iter().all(|used| *used > most / 10.0), "{used:?} s");
+    for viewer in &viewers {
+        viewer.send_text(r#"{"event":"CLOSE"}"#).await;
+    }
+    daemon.until_metric("edgeseed_peers", 0.0).await;
+}
+
+/// Seconds of processor time that each thread of this name has had.
+fn cpu_of_threads(pid: u32, name: &str) -> Vec<f64> {
+    let tasks = format!("/proc/{pid}/task");
+    let threads = std::fs::read_dir(&tasks).unwrap();
+    let ids = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+    let comm = |id: &str| std::fs::read_to_string(format!("{tasks}/{id}/comm")).unwrap();
+    ids.filter(|id| comm(id).trim() == name)
+        .map(|id| process::cpu(&format!("{pid}/task/{id}")).total())
+        .collect()
 }

@@ -1,6 +1,6 @@
 //! Sibling boxes: who proves to be one, whom this box calls, and what is asked of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::connection::Connection;
 use super::registry::{Entry, Slot};
-use super::task::{CONNECT_TIMEOUT, Credentials, Task};
+use super::task::{CONNECT_TIMEOUT, Credentials, Dirty, Task};
 use super::{Event, PeerKey};
 use crate::config::PeerConfig;
 use crate::ids::{BoxId, ChannelId, ChannelName, tame};
@@ -55,6 +55,18 @@ impl Calls {
             own,
             channel_ids,
             asks,
+            told_of_bad_proof: AtomicBool::new(false),
+            lost: Vec::new(),
+        }
+    }
+
+    /// Of a task that has nothing to do with siblings.
+    pub(super) fn none(own: BoxId) -> Self {
+        Self {
+            secret: None,
+            own,
+            channel_ids: HashMap::new(),
+            asks: mpsc::channel(1).1,
             told_of_bad_proof: AtomicBool::new(false),
             lost: Vec::new(),
         }
@@ -112,24 +124,27 @@ impl Calls {
 
 impl Task {
     /// Calls a peer that the signalling server takes for a parent of ours.
-    pub(super) fn call(&mut self, key: PeerKey, dirty: &mut BTreeSet<Slot>) {
+    pub(super) fn call(&mut self, key: PeerKey, dirty: &mut Dirty) {
         if self.registry.slot_of(&key).is_some() {
             // It has called, or was called, already.
             return;
         }
         let calls = self.registry.entries();
         let calls = calls.filter(|entry| entry.connection.offered().is_some());
-        let refused = match calls.count() {
+        let place = match calls.count() {
             _ if self.calls.secret.is_none() => {
-                Some("there is no [peer] sibling-secret, so it is no sibling".to_owned())
+                Err("there is no [peer] sibling-secret, so it is no sibling".to_owned())
             }
-            MAX_CALLS.. => Some(format!("{MAX_CALLS} calls are unanswered")),
-            _ => self.no_place(),
+            MAX_CALLS.. => Err(format!("{MAX_CALLS} calls are unanswered")),
+            _ => self.place(),
         };
-        if let Some(reason) = refused {
-            log::debug!("{key}: not called: {reason}");
-            return self.report(Event::Failed { key });
-        }
+        let place = match place {
+            Ok(place) => place,
+            Err(reason) => {
+                log::debug!("{key}: not called: {reason}");
+                return self.report(Event::Failed { key });
+            }
+        };
         let now = Instant::now();
         let credentials = Credentials::random();
         let called = self.with_identity(&credentials, |identity, context| {
@@ -145,12 +160,13 @@ impl Task {
         let Some(proof) = self.prove(&key, Subject::Offer { offer: &sdp }) else {
             return;
         };
-        self.admit(now, key.clone(), credentials, connection, true, dirty);
+        let entry = Entry::new(key.clone(), credentials.ufrag, connection, true, place);
+        self.admit(entry, dirty);
         self.report(Event::Offer { key, sdp, proof });
     }
 
     /// Calls the siblings whose time has come.
-    pub(super) fn call_again(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
+    pub(super) fn call_again(&mut self, now: Instant, dirty: &mut Dirty) {
         if self.stopping {
             return self.calls.lost.clear();
         }
@@ -175,7 +191,7 @@ impl Task {
         key: &PeerKey,
         sdp: &str,
         proof: Option<Proof>,
-        dirty: &mut BTreeSet<Slot>,
+        dirty: &mut Dirty,
     ) {
         let Some((slot, offer)) = self.registry.entry_of(key).and_then(|(slot, entry)| {
             let offer = entry.connection.offered()?.to_owned();
@@ -217,7 +233,7 @@ impl Task {
     }
 
     /// Passes a question to the sibling that it is for.
-    pub(super) fn ask(&mut self, ask: Ask, dirty: &mut BTreeSet<Slot>) {
+    pub(super) fn ask(&mut self, ask: Ask, dirty: &mut Dirty) {
         let (now, context) = (Instant::now(), &self.context);
         let asked = self.registry.entries_mut().find(|(_, entry)| {
             entry.announced
@@ -237,7 +253,7 @@ impl Task {
     }
 
     /// A data channel has opened.
-    pub(super) fn channel_opened(&mut self, slot: Slot, dirty: &mut BTreeSet<Slot>) {
+    pub(super) fn channel_opened(&mut self, slot: Slot, dirty: &mut Dirty) {
         let Some(entry) = self.registry.get_mut(slot) else {
             return;
         };

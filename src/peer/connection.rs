@@ -5,6 +5,7 @@ mod exchange;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use heapless::LinearMap;
@@ -42,14 +43,27 @@ pub(super) struct Context {
     pub(super) metrics: Arc<Metrics>,
     pub(super) siblings: Siblings,
     pub(super) session: SessionConfig,
-    /// Held by each connection that has something on its way.
-    pub(super) under_way: Arc<UnderWay>,
+    /// How many connections have something on its way, of all tasks.
+    pub(super) under_way: Arc<AtomicUsize>,
     /// What waits for the link, while that is full.
     pub(super) crowd: Cell<Option<Crowd>>,
 }
 
-/// That something is on its way to a peer. It counts by being held.
-pub(super) struct UnderWay;
+/// That something is on its way to a peer. It counts as long as it is held.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl UnderWay {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 pub(super) struct Connection {
     key: PeerKey,
@@ -61,7 +75,7 @@ pub(super) struct Connection {
     address: Option<SocketAddr>,
     segments: LinearMap<RequestId, Reader, MAX_SEGMENTS>,
     share: Option<Share>,
-    under_way: Option<Arc<UnderWay>>,
+    under_way: Option<UnderWay>,
     sibling: Option<BoxId>,
     /// What this box offered, until that is answered.
     offered: Option<String>,
@@ -351,7 +365,9 @@ impl Connection {
         let outstanding = self.transport.outstanding();
         match outstanding {
             0 => self.under_way = None,
-            _ if self.under_way.is_none() => self.under_way = Some(context.under_way.clone()),
+            _ if self.under_way.is_none() => {
+                self.under_way = Some(UnderWay::new(&context.under_way))
+            }
             _ => {}
         }
         let mine = usize::from(self.under_way.is_some());
@@ -361,7 +377,7 @@ impl Connection {
                 delivered: handed.saturating_sub(outstanding as u64),
                 outstanding,
                 resent: self.transport.resent(),
-                alone: Arc::strong_count(&context.under_way) == 1 + mine,
+                alone: context.under_way.load(Ordering::Relaxed) == mine,
             };
             session.settle(now, flight);
         }

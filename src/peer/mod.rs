@@ -1,23 +1,24 @@
-//! Viewers and sibling boxes: one UDP socket for all of them, one WebRTC peer connection and one
-//! [`Session`] each, on a thread of their own.
+//! Viewers and sibling boxes: one UDP port for all of them, one WebRTC peer connection and one
+//! [`Session`] each, on threads of their own.
 //!
 //! ```text
+//!               a task for each core
 //!   Command ──►┌──────┐           ┌──────────┐ Input ┌─────────┐
-//!   Event  ◄── │      │  whose    │          │ ────► │ session │ what to say and to send
-//!              │ task │ turn it is│connection│ ◄──── │ (pure)  │
+//!     (dealer) │      │  whose    │          │ ────► │ session │ what to say and to send
+//!   Event  ◄── │ task │ turn it is│connection│ ◄──── │ (pure)  │
 //!   UDP   ◄──► │      │ ────────► │          │ Output└─────────┘
-//!   socket     └──────┘           │          │ ────► ┌─────────┐
-//!               link: is it full? │          │ ◄──── │transport│ the WebRTC stack (pure)
-//!               registry: whose   └────▲─────┘ Heard └─────────┘
-//!               datagram is it?        │ bytes
-//!                                    store
+//!   socket     │      │           │          │ ────► ┌─────────┐
+//!   others ◄──►└──────┘           │          │ ◄──── │transport│ the WebRTC stack (pure)
+//!               link: is it full? └────▲─────┘ Heard └─────────┘
+//!               registry: whose        │ bytes
+//!               datagram is it?      store
 //! ```
 //!
-//! The WebRTC stack is `rtc`, which does no I/O: [`task`] owns the socket, feeds datagrams and
+//! The WebRTC stack is `rtc`, which does no I/O: a [`task`] owns a socket, feeds datagrams and
 //! time in, and sends what comes out. A datagram belongs to the connection whose ICE username
 //! fragment a STUN check names, and from then on to the one that owns its remote address. What there is
 //! to say is said at once; segments are sent packet by packet, the most urgent first, as long as the
-//! [`link`] takes them.
+//! [`link`] takes them. A connection is of one task, the one whose socket hears it ([`others`]).
 //!
 //! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s. A
 //! box is called ([`Command::Call`]) by the same way; whether the other end is a sibling is for its
@@ -32,7 +33,9 @@ mod bad_link_tests;
 mod calls;
 mod clock;
 mod connection;
+mod dealer;
 mod link;
+mod others;
 mod refusals;
 mod registry;
 mod sdp;
@@ -48,7 +51,11 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use addresses::host_addresses;
+use calls::Calls;
+use futures_util::future::join_all;
+use others::Others;
 use serde::Serialize;
+use task::{Shared, Task};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -238,6 +245,18 @@ pub struct Peers {
     commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
 }
 
+/// How many tasks serve: one for each core, of which a Raspberry Pi has four; so many serve 10 Gbit/s.
+/// With `[peer] max-upload` it is one, which looks after all that is sent at that rate: a link that
+/// has to be spared keeps no second core busy.
+fn tasks(config: &PeerConfig) -> usize {
+    const MOST: usize = 4;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match config.max_upload {
+        Some(_) => 1,
+        None => cores.min(MOST),
+    }
+}
+
 impl Peers {
     /// Takes the UDP port.
     ///
@@ -245,7 +264,7 @@ impl Peers {
     /// [`PeerError`] when the port cannot be had.
     pub fn bind(parts: Parts) -> Result<Self, PeerError> {
         Ok(Self {
-            port: socket::Port::bind(parts.config.udp_port)?,
+            port: socket::Port::bind(parts.config.udp_port, tasks(&parts.config))?,
             parts,
             commands: mpsc::channel(QUEUE),
         })
@@ -269,16 +288,36 @@ impl Peers {
     ) -> (mpsc::Receiver<Event>, impl Future<Output = ()> + Send) {
         let (events_out, events) = mpsc::channel(QUEUE);
         let (_, commands) = self.commands;
-        let (parts, port) = (self.parts, self.port);
-        let serve = async move || {
-            let socket = port.open()?;
-            let task = task::Task::new(parts, socket, commands, events_out);
-            task.run(stop).await;
-            Ok(())
-        };
-        let served = async {
-            if let Err(error) = thread::run("viewers", serve).await {
-                log::error!("viewers cannot be served: {error}");
+        let (parts, sockets) = (self.parts, self.port.sockets());
+        let shared = Shared::new(&parts);
+        let own = parts.siblings.own().clone();
+        let no_siblings = std::iter::repeat_n(own.clone(), sockets.len()).map(Calls::none);
+        let siblings = Calls::new(&parts.config, own, parts.channel_ids, parts.asks);
+        let calls = std::iter::once(siblings).chain(no_siblings);
+        // If one of them ends, however that comes, all do.
+        let stop = stop.child_token();
+        let (mut tasks, mut threads) = (Vec::new(), Vec::new());
+        for ((others, socket), calls) in Others::all(sockets.len()).zip(sockets).zip(calls) {
+            let (task, told) = mpsc::channel(QUEUE);
+            tasks.push(task);
+            let (shared, events, stop) = (shared.clone(), events_out.clone(), stop.clone());
+            let serve = async move || {
+                let _all_end = stop.clone().drop_guard();
+                let socket = socket.open()?;
+                let task = Task::new(shared, calls, socket, told, events, others);
+                task.run(stop).await;
+                Ok(())
+            };
+            threads.push(async {
+                if let Err(error) = thread::run("viewers", serve).await {
+                    log::error!("viewers cannot be served: {error}");
+                }
+            });
+        }
+        let served = async move {
+            tokio::select! {
+                _ = join_all(threads) => {}
+                never = dealer::deal(commands, tasks) => match never {},
             }
         };
         (events, served)

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::PeerKey;
 use super::connection::Connection;
 use super::stun;
+use super::task::Place;
 use super::transport::Datagram;
 
 /// Remote addresses remembered for one connection: a browser has a few interfaces.
@@ -28,29 +29,51 @@ pub(super) struct Entry {
     pub(super) due: Instant,
     /// Its place among those who can be sent something.
     pub(super) turn: Option<Instant>,
+    _place: Place,
+}
+
+impl Entry {
+    /// A peer, known by its key and by the username fragment that we gave it.
+    pub(super) fn new(
+        key: PeerKey,
+        ufrag: String,
+        connection: Connection,
+        called: bool,
+        place: Place,
+    ) -> Box<Self> {
+        Box::new(Self {
+            key,
+            ufrag,
+            due: connection.created(),
+            connection,
+            called,
+            announced: false,
+            addresses: heapless::Vec::new(),
+            turn: None,
+            _place: place,
+        })
+    }
 }
 
 /// The connections, by all that they are known by.
 #[derive(Default)]
 pub(super) struct Registry {
     next_slot: Slot,
-    entries: HashMap<Slot, Entry>,
+    /// Each is some kB: a table has room for more than it holds.
+    entries: HashMap<Slot, Box<Entry>>,
     by_key: HashMap<PeerKey, Slot>,
     by_ufrag: HashMap<String, Slot>,
     by_address: HashMap<SocketAddr, Slot>,
 }
 
 impl Registry {
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.values().map(Box::as_ref)
     }
 
     pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = (Slot, &mut Entry)> {
-        self.entries.iter_mut().map(|(slot, entry)| (*slot, entry))
+        let entries = self.entries.iter_mut();
+        entries.map(|(slot, entry)| (*slot, entry.as_mut()))
     }
 
     /// Bytes of segments that are still to be sent to all of them.
@@ -60,7 +83,7 @@ impl Registry {
     }
 
     pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
-        self.entries.get_mut(&slot)
+        self.entries.get_mut(&slot).map(Box::as_mut)
     }
 
     /// The slot of a peer.
@@ -74,36 +97,17 @@ impl Registry {
         self.get_mut(slot).map(|entry| (slot, entry))
     }
 
-    /// Takes a connection in, known by its key and by the username fragment that we gave it.
-    pub(super) fn admit(
-        &mut self,
-        now: Instant,
-        key: PeerKey,
-        ufrag: String,
-        connection: Connection,
-        called: bool,
-    ) -> Slot {
+    /// Takes in a peer from whom nothing has been heard yet.
+    pub(super) fn admit(&mut self, entry: Box<Entry>) -> Slot {
         let slot = self.next_slot;
         self.next_slot += 1;
-        self.by_key.insert(key.clone(), slot);
-        self.by_ufrag.insert(ufrag.clone(), slot);
-        self.entries.insert(
-            slot,
-            Entry {
-                key,
-                ufrag,
-                connection,
-                called,
-                announced: false,
-                addresses: heapless::Vec::new(),
-                due: now,
-                turn: None,
-            },
-        );
+        self.by_key.insert(entry.key.clone(), slot);
+        self.by_ufrag.insert(entry.ufrag.clone(), slot);
+        self.entries.insert(slot, entry);
         slot
     }
 
-    pub(super) fn remove(&mut self, slot: Slot) -> Option<Entry> {
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Box<Entry>> {
         let entry = self.entries.remove(&slot)?;
         self.by_ufrag.remove(&entry.ufrag);
         if self.by_key.get(&entry.key) == Some(&slot) {
@@ -124,17 +128,38 @@ impl Registry {
         };
     }
 
+    /// The viewer that a connectivity check names, if nothing has been heard from it yet.
+    pub(super) fn unheard(&self, datagram: &Datagram) -> Option<Slot> {
+        let slot = self.named(datagram)?;
+        let entry = self.entries.get(&slot)?;
+        let is_viewer = !entry.called && entry.connection.sibling().is_none();
+        (is_viewer && entry.addresses.is_empty()).then_some(slot)
+    }
+
+    fn named(&self, datagram: &Datagram) -> Option<Slot> {
+        let ufrag = stun::local_ufrag(&datagram.bytes)?;
+        self.by_ufrag.get(&ufrag).copied()
+    }
+
     /// Gives a datagram to whom it belongs: to the connection that a connectivity check names, and
-    /// from then on to the one that owns its remote address. `None` when it is nobody's.
-    pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Option<Slot> {
+    /// from then on to the one that owns its remote address.
+    ///
+    /// # Errors
+    /// The datagram, when it is nobody's.
+    pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Result<Slot, Datagram> {
         let from = datagram.from;
-        let named = stun::local_ufrag(&datagram.bytes)
-            .and_then(|ufrag| self.by_ufrag.get(&ufrag))
-            .copied();
-        let slot = named.or_else(|| self.by_address.get(&from).copied())?;
-        let entry = self.entries.get_mut(&slot)?;
+        let named = self.named(&datagram);
+        let slot = named.or_else(|| self.by_address.get(&from).copied());
+        let Some(slot) = slot else {
+            return Err(datagram);
+        };
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            return Err(datagram);
+        };
         if named.is_some() && !entry.addresses.contains(&from) {
-            entry.addresses.push(from).ok()?;
+            if entry.addresses.push(from).is_err() {
+                return Err(datagram);
+            }
             if let Some(before) = self.by_address.insert(from, slot)
                 && let Some(other) = self.entries.get_mut(&before)
             {
@@ -142,8 +167,9 @@ impl Registry {
                 other.addresses.retain(|address| *address != from);
             }
         }
-        let entry = self.entries.get_mut(&slot)?;
-        entry.connection.datagram(now, datagram);
-        Some(slot)
+        if let Some(entry) = self.entries.get_mut(&slot) {
+            entry.connection.datagram(now, datagram);
+        }
+        Ok(slot)
     }
 }

@@ -1,4 +1,5 @@
-//! The one UDP port: datagrams in, batches of datagrams out (UDP GSO through `quinn-udp`).
+//! The one UDP port: datagrams in, batches of datagrams out (UDP GSO through `quinn-udp`), over one socket
+//! for each task.
 //!
 //! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), gets one system call for each
 //! datagram.
@@ -42,9 +43,12 @@ const READ_BUFFER: usize = 64 * 1024;
 
 /// The UDP port, taken and not yet used.
 pub(super) struct Port {
-    socket: std::net::UdpSocket,
+    sockets: Vec<Bound>,
     number: u16,
 }
+
+/// One of its sockets.
+pub(super) struct Bound(std::net::UdpSocket);
 
 pub(super) struct Socket {
     io: UdpSocket,
@@ -59,24 +63,30 @@ pub(super) struct Socket {
 }
 
 impl Port {
-    /// Takes the port; 0 is any.
-    pub(super) fn bind(port: u16) -> Result<Self, PeerError> {
+    /// Takes the port, with so many sockets on it; 0 is any port.
+    pub(super) fn bind(port: u16, sockets: usize) -> Result<Self, PeerError> {
         let error = |error: io::Error| match error.kind() {
             io::ErrorKind::AddrInUse => PeerError::PortInUse(port),
             io::ErrorKind::PermissionDenied => PeerError::Permission(port),
             _ => PeerError::Socket(error),
         };
-        let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))
-            .map_err(PeerError::Socket)?;
-        // The kernel's limit may be lower; what it grants is what there is.
-        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-        let _ = socket.set_send_buffer_size(SEND_BUFFER);
-        socket
-            .bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
-            .map_err(error)?;
-        let socket = std::net::UdpSocket::from(socket);
-        let number = socket.local_addr().map_err(PeerError::Socket)?.port();
-        Ok(Self { socket, number })
+        let first = socket().map_err(PeerError::Socket)?;
+        first.bind(&any(port).into()).map_err(error)?;
+        // Now, and not before: the first one shares the port with no other program.
+        first.set_reuse_port(true).map_err(PeerError::Socket)?;
+        let first = Bound(first.into());
+        let number = first.0.local_addr().map_err(PeerError::Socket)?.port();
+        let mut bound = vec![first];
+        for _ in 1..sockets {
+            let another = socket().map_err(PeerError::Socket)?;
+            another.set_reuse_port(true).map_err(PeerError::Socket)?;
+            another.bind(&any(number).into()).map_err(error)?;
+            bound.push(Bound(another.into()));
+        }
+        Ok(Self {
+            sockets: bound,
+            number,
+        })
     }
 
     /// Its number.
@@ -84,20 +94,40 @@ impl Port {
         self.number
     }
 
+    /// Its sockets.
+    pub(super) fn sockets(self) -> Vec<Bound> {
+        self.sockets
+    }
+}
+
+fn any(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+}
+
+fn socket() -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    // The kernel's limit may be lower; what it grants is what there is.
+    let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
+    let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    Ok(socket)
+}
+
+impl Bound {
     /// Opens it in the runtime of this thread.
     ///
     /// # Errors
     /// What the system says.
     pub(super) fn open(self) -> io::Result<Socket> {
-        let local = self.socket.local_addr()?;
-        let state = UdpSocketState::new((&self.socket).into())?;
+        let Self(socket) = self;
+        let local = socket.local_addr()?;
+        let state = UdpSocketState::new((&socket).into())?;
         // After `quinn-udp`, which forbids to fragment: a viewer behind a tunnel gets what is too long
         // for it in two pieces, where it would have got nothing.
-        if let Err(error) = set_ip_mtu_discover(&self.socket, Ipv4PathMtuDiscovery::OMIT) {
+        if let Err(error) = set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::OMIT) {
             log::warn!("viewers behind a tunnel may be out of reach: {error}");
         }
         Ok(Socket {
-            io: UdpSocket::from_std(self.socket)?,
+            io: UdpSocket::from_std(socket)?,
             state,
             local,
             queue: VecDeque::new(),
@@ -232,5 +262,48 @@ impl Socket {
             }
         }
         Some(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sockets_share_the_port_with_each_other_and_with_nobody_else() {
+        let port = Port::bind(0, 3).unwrap();
+        let number = port.number();
+        for sockets in [1, 3] {
+            let again = Port::bind(number, sockets);
+            assert!(matches!(again, Err(PeerError::PortInUse(taken)) if taken == number));
+        }
+        assert_eq!(port.sockets().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_comes_from_many_ports_comes_up_at_every_socket() {
+        const SENDERS: usize = 64;
+        let port = Port::bind(0, 2).unwrap();
+        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
+        let mut sockets: Vec<Socket> = port
+            .sockets()
+            .into_iter()
+            .map(|socket| socket.open().unwrap())
+            .collect();
+        for _ in 0..SENDERS {
+            let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            sender.send_to(b"check", to).unwrap();
+        }
+        let mut heard = [0; 2];
+        while heard.iter().sum::<usize>() < SENDERS {
+            for (socket, heard) in sockets.iter_mut().zip(&mut heard) {
+                let ready =
+                    tokio::time::timeout(std::time::Duration::from_millis(1), socket.readable());
+                if ready.await.is_ok() {
+                    while socket.read(|_| *heard += 1) {}
+                }
+            }
+        }
+        assert!(heard.iter().all(|heard| *heard > 0), "{heard:?}");
     }
 }

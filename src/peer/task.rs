@@ -1,27 +1,35 @@
-//! The loop that drives every connection, and the registry of who is connected.
+//! The loop that drives the connections of one socket, and the registry of who they are.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::Hosts;
 use super::calls::Calls;
-use super::connection::{Connection, Context, Life, UnderWay};
+use super::connection::{Connection, Context, Life};
+use super::dealer::Told;
 use super::link::Link;
+use super::others::Others;
 use super::refusals::Refusals;
-use super::registry::{Registry, Slot};
+use super::registry::{Entry, Registry, Slot};
 use super::setup::Identity;
 use super::socket::Socket;
 use super::{Command, Event, Parts, PeerKey};
+use crate::budget::Budget;
+use crate::config::PeerConfig;
 use crate::ids::tame;
+use crate::metrics::Metrics;
 use crate::session::SessionConfig;
+use crate::sibling::Siblings;
 use crate::sibling::proof::Proof;
+use crate::store::Store;
 
 /// Bytes handed over to one viewer and not yet acknowledged, at most: 10 ms of 200 Mbit/s, which is
 /// more than a viewer on Wi-Fi has. Most have far less (`session::window`).
@@ -53,19 +61,43 @@ const OFFERED_ANEW: &str = "it made a new offer";
 
 /// The credentials of a connection, ours alone.
 pub(super) struct Credentials {
-    ufrag: String,
+    pub(super) ufrag: String,
     password: String,
+}
+
+/// Who has something to do.
+pub(super) type Dirty = BTreeSet<Slot>;
+
+/// What all tasks share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    config: PeerConfig,
+    store: Store,
+    budget: Budget,
+    metrics: Arc<Metrics>,
+    siblings: Siblings,
+    /// `[peer] max-peers`.
+    places: Arc<Semaphore>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// The place of a peer among those for whom there is one. Counts as long as it is held.
+pub(super) struct Place {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
 }
 
 pub(super) struct Task {
     pub(super) context: Context,
-    config: crate::config::PeerConfig,
+    config: PeerConfig,
+    places: Arc<Semaphore>,
     pub(super) calls: Calls,
     socket: Socket,
-    commands: mpsc::Receiver<Command>,
+    told: mpsc::Receiver<Told>,
     events: mpsc::Sender<Event>,
+    pub(super) others: Others,
     pub(super) registry: Registry,
-    timers: BTreeSet<(Instant, Slot)>,
+    pub(super) timers: BTreeSet<(Instant, Slot)>,
     link: Link,
     /// Whom something can be sent, the most urgent first.
     turns: BTreeSet<(Instant, Slot)>,
@@ -73,36 +105,59 @@ pub(super) struct Task {
     refusals: Refusals,
 }
 
+impl Shared {
+    pub(super) fn new(parts: &Parts) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(parts.config.max_peers)),
+            under_way: Arc::default(),
+            config: parts.config.clone(),
+            store: parts.store.clone(),
+            budget: parts.budget.clone(),
+            metrics: Arc::clone(&parts.metrics),
+            siblings: parts.siblings.clone(),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.peers.add(-1);
+    }
+}
+
 impl Task {
     pub(super) fn new(
-        parts: Parts,
+        shared: Shared,
+        calls: Calls,
         socket: Socket,
-        commands: mpsc::Receiver<Command>,
+        told: mpsc::Receiver<Told>,
         events: mpsc::Sender<Event>,
+        others: Others,
     ) -> Self {
         let session = SessionConfig {
-            request_hold: parts.config.request_hold,
-            packet_size: parts.config.packet_size,
-            window: WINDOW.min(parts.budget.total()),
+            request_hold: shared.config.request_hold,
+            packet_size: shared.config.packet_size,
+            window: WINDOW.min(shared.budget.total()),
         };
-        let own = parts.siblings.own().clone();
         Self {
             context: Context {
-                store: parts.store,
-                budget: parts.budget,
-                metrics: parts.metrics,
-                siblings: parts.siblings,
+                store: shared.store,
+                budget: shared.budget,
+                metrics: shared.metrics,
+                siblings: shared.siblings,
                 session,
-                under_way: Arc::new(UnderWay),
+                under_way: shared.under_way,
                 crowd: Cell::new(None),
             },
-            link: Link::new(Instant::now(), parts.config.max_upload),
+            link: Link::new(Instant::now(), shared.config.max_upload),
             turns: BTreeSet::new(),
-            calls: Calls::new(&parts.config, own, parts.channel_ids, parts.asks),
-            config: parts.config,
+            calls,
+            config: shared.config,
+            places: shared.places,
             socket,
-            commands,
+            told,
             events,
+            others,
             registry: Registry::default(),
             timers: BTreeSet::new(),
             stopping: false,
@@ -114,7 +169,7 @@ impl Task {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.context.store.changes();
         let mut growth = self.context.store.growth();
-        let mut dirty: BTreeSet<Slot> = BTreeSet::new();
+        let mut dirty = Dirty::new();
         let mut give_up_at: Option<Instant> = None;
         loop {
             let due = self.timers.first().map(|(due, _)| *due);
@@ -132,11 +187,12 @@ impl Task {
                     give_up_at = Some(Instant::now() + self.config.stop_timeout);
                     self.begin_stop(&mut dirty);
                 }
-                Some(command) = self.commands.recv() => {
-                    self.command(command, &mut dirty);
-                    // However many commands there are, the viewers are heard in between.
+                Some(told) = self.told.recv() => {
+                    self.take_told(told, &mut dirty);
+                    // However much that is, the viewers are heard in between.
                     self.read(&mut dirty);
                 }
+                Some(passed) = self.others.passed() => self.take_passed(passed, &mut dirty),
                 Some(ask) = self.calls.asked() => self.ask(ask, &mut dirty),
                 readable = self.socket.readable() => {
                     if let Err(error) = readable {
@@ -187,7 +243,16 @@ impl Task {
         }
     }
 
-    fn command(&mut self, command: Command, dirty: &mut BTreeSet<Slot>) {
+    fn take_told(&mut self, told: Told, dirty: &mut Dirty) {
+        let command = match told {
+            Told::Command(command) => command,
+            Told::OfferedElsewhere(key) => {
+                if let Some(slot) = self.registry.slot_of(&key) {
+                    self.remove(slot, OFFERED_ANEW);
+                }
+                return;
+            }
+        };
         match command {
             Command::Offer { key, sdp, proof } => self.offer(key, &sdp, proof, dirty),
             Command::Call { key } => self.call(key, dirty),
@@ -206,19 +271,15 @@ impl Task {
             }
             Command::List(reply) => {
                 let now = Instant::now();
-                let mut list: Vec<_> = self
-                    .registry
-                    .entries()
-                    .map(|entry| entry.connection.status(now))
-                    .collect();
-                list.sort_by(|a, b| (&a.channel, &a.id).cmp(&(&b.channel, &b.id)));
+                let entries = self.registry.entries();
+                let list = entries.map(|entry| entry.connection.status(now)).collect();
                 // Whoever asked may have gone in the meantime.
                 let _ = reply.send(list);
             }
         }
     }
 
-    fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut BTreeSet<Slot>) {
+    fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut Dirty) {
         let sibling = self.calls.sibling_who_offers(&key, sdp, proof);
         if let Some((old, entry)) = self.registry.entry_of(&key) {
             let calling = entry.connection.offered().is_some();
@@ -229,15 +290,17 @@ impl Task {
             }
             self.remove(old, OFFERED_ANEW);
         }
-        let refused = match sdp.len() {
-            len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
-            _ => self.no_place(),
+        let place = match sdp.len() {
+            len if len > MAX_OFFER => Err(format!("its offer has {len} bytes")),
+            _ => self.place(),
         };
-        if let Some(reason) = refused {
-            self.tell_refusal(&key, &reason);
-            self.report(Event::Failed { key });
-            return;
-        }
+        let place = match place {
+            Ok(place) => place,
+            Err(reason) => {
+                self.tell_refusal(&key, &reason);
+                return self.report(Event::Failed { key });
+            }
+        };
         let now = Instant::now();
         let credentials = Credentials::random();
         let answered = self.with_identity(&credentials, |identity, context| {
@@ -245,7 +308,9 @@ impl Task {
         });
         match answered {
             Ok((connection, answer)) => {
-                self.admit(now, key.clone(), credentials, connection, false, dirty);
+                let ufrag = credentials.ufrag;
+                let entry = Entry::new(key.clone(), ufrag, connection, false, place);
+                self.admit(entry, dirty);
                 let proof = sibling.and_then(|_| self.prove_answer(&key, sdp, &answer));
                 self.report(Event::Answer {
                     key,
@@ -267,14 +332,23 @@ impl Task {
         }
     }
 
-    /// Why there is no place for another peer, if there is none.
-    pub(super) fn no_place(&self) -> Option<String> {
+    /// A place for another peer, or why there is none.
+    pub(super) fn place(&self) -> Result<Place, String> {
         if self.stopping {
-            return Some("the box stops".to_owned());
+            return Err("the box stops".to_owned());
         }
-        let peers = self.registry.len();
-        (peers >= self.config.max_peers)
-            .then(|| format!("the box has {peers} peers already ([peer] max-peers)"))
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            let peers = self.config.max_peers;
+            return Err(format!(
+                "the box has {peers} peers already ([peer] max-peers)"
+            ));
+        };
+        let metrics = Arc::clone(&self.context.metrics);
+        metrics.peers.add(1);
+        Ok(Place {
+            metrics,
+            _permit: permit,
+        })
     }
 
     pub(super) fn with_identity<T>(
@@ -290,36 +364,32 @@ impl Task {
         build(identity, &self.context)
     }
 
-    pub(super) fn admit(
-        &mut self,
-        now: Instant,
-        key: PeerKey,
-        credentials: Credentials,
-        connection: Connection,
-        called: bool,
-        dirty: &mut BTreeSet<Slot>,
-    ) {
-        let ufrag = credentials.ufrag;
-        let slot = self.registry.admit(now, key, ufrag, connection, called);
-        self.timers.insert((now, slot));
-        self.count_peers();
+    pub(super) fn admit(&mut self, entry: Box<Entry>, dirty: &mut Dirty) {
+        let due = entry.due;
+        let slot = self.registry.admit(entry);
+        self.timers.insert((due, slot));
         dirty.insert(slot);
     }
 
-    fn read(&mut self, dirty: &mut BTreeSet<Slot>) {
+    fn read(&mut self, dirty: &mut Dirty) {
         let now = Instant::now();
         for _ in 0..READS_PER_ROUND {
             let registry = &mut self.registry;
+            let mut strangers = Vec::new();
             let more = self
                 .socket
-                .read(|datagram| dirty.extend(registry.deliver(now, datagram)));
+                .read(|datagram| match registry.deliver(now, datagram) {
+                    Ok(slot) => drop(dirty.insert(slot)),
+                    Err(datagram) => strangers.push(datagram),
+                });
+            self.others.show(&strangers);
             if !more {
                 return;
             }
         }
     }
 
-    fn fire_timers(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
+    fn fire_timers(&mut self, now: Instant, dirty: &mut Dirty) {
         while let Some((due, slot)) = self.timers.first().copied()
             && due <= now
         {
@@ -332,7 +402,7 @@ impl Task {
     }
 
     /// Drives everybody who has something to do.
-    fn drive(&mut self, now: Instant, dirty: &mut BTreeSet<Slot>) {
+    fn drive(&mut self, now: Instant, dirty: &mut Dirty) {
         while let Some(slot) = dirty.pop_first() {
             let Some(entry) = self.registry.get_mut(slot) else {
                 continue;
@@ -350,7 +420,7 @@ impl Task {
     /// Sends segments, packet by packet, as long as the link takes them: to whoever is closest to its
     /// deadline first.
     fn send(&mut self, now: Instant) {
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::new();
         while self.link.is_open(now)
             && let Some((_, slot)) = self.turns.pop_first()
         {
@@ -373,7 +443,7 @@ impl Task {
 
     /// Sees to a connection after it was driven: when it wants to be looked at again, whether
     /// something can be sent to it, whether it is over.
-    fn driven(&mut self, now: Instant, slot: Slot, life: Life, dirty: &mut BTreeSet<Slot>) {
+    fn driven(&mut self, now: Instant, slot: Slot, life: Life, dirty: &mut Dirty) {
         let Some(entry) = self.registry.get_mut(slot) else {
             return;
         };
@@ -419,8 +489,18 @@ impl Task {
         }
     }
 
+    /// Takes a peer out of everything that it is known by here.
+    pub(super) fn take_out(&mut self, slot: Slot) -> Option<Box<Entry>> {
+        let mut entry = self.registry.remove(slot)?;
+        self.timers.remove(&(entry.due, slot));
+        if let Some(turn) = entry.turn.take() {
+            self.turns.remove(&(turn, slot));
+        }
+        Some(entry)
+    }
+
     fn remove(&mut self, slot: Slot, why: &str) {
-        let Some(entry) = self.registry.remove(slot) else {
+        let Some(entry) = self.take_out(slot) else {
             return;
         };
         match entry.connection.sibling() {
@@ -430,14 +510,9 @@ impl Task {
             None => log::info!("{}: viewer left: {why}", entry.key),
         }
         self.channel_closed(&entry);
-        self.timers.remove(&(entry.due, slot));
-        if let Some(turn) = entry.turn {
-            self.turns.remove(&(turn, slot));
-        }
-        self.count_peers();
     }
 
-    fn begin_stop(&mut self, dirty: &mut BTreeSet<Slot>) {
+    fn begin_stop(&mut self, dirty: &mut Dirty) {
         self.stopping = true;
         let now = Instant::now();
         for (slot, entry) in self.registry.entries_mut() {
@@ -454,11 +529,6 @@ impl Task {
         }
         self.socket.flush();
         self.registry.clear();
-        self.count_peers();
-    }
-
-    fn count_peers(&self) {
-        self.context.metrics.peers.set(self.registry.len() as i64);
     }
 
     /// Reports to signalling. When its queue is full, so many viewers have arrived at once that

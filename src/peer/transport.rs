@@ -333,7 +333,7 @@ impl Resent {
 }
 
 impl Datagram {
-    fn copy(&self) -> Self {
+    pub(super) fn copy(&self) -> Self {
         Self {
             from: self.from,
             to: self.to,

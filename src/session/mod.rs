@@ -24,6 +24,7 @@ mod receiver_tests;
 mod tests;
 mod window;
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -70,13 +71,14 @@ pub struct Session {
     config: SessionConfig,
     waiting: Deque<Waiting, MAX_WAITING>,
     transfer: Option<Transfer>,
-    outputs: Deque<Output, MAX_OUTPUTS>,
+    /// [`MAX_OUTPUTS`] at most, and mostly one or two: they would be half of an idle session.
+    outputs: VecDeque<Output>,
     next_id: u32,
     bad_messages: u8,
     progress: Progress,
     window: Window,
     /// Towards siblings only.
-    receiver: Option<Receiver>,
+    receiver: Option<Box<Receiver>>,
     stopping: bool,
     /// The channel is closed, for this reason, as soon as the peer has what was sent to it.
     last_words: Option<CloseReason>,
@@ -90,7 +92,7 @@ impl Session {
             config,
             waiting: Deque::new(),
             transfer: None,
-            outputs: Deque::new(),
+            outputs: VecDeque::new(),
             next_id: 0,
             bad_messages: 0,
             progress: Progress::default(),
@@ -106,7 +108,7 @@ impl Session {
     /// deliver one whole.
     pub fn with_sibling(config: SessionConfig, within: Duration) -> Self {
         Self {
-            receiver: Some(Receiver::new(within)),
+            receiver: Some(Box::new(Receiver::new(within))),
             ..Self::new(config)
         }
     }
@@ -199,7 +201,7 @@ impl Session {
                 WaitState::Asked { .. } | WaitState::Ready { .. } => None,
             })
             .min();
-        let late = self.receiver.as_ref().and_then(Receiver::next_timeout);
+        let late = self.receiver.as_ref().and_then(|r| r.next_timeout());
         let transfer = self.transfer.as_ref();
         let arrives = transfer.and_then(Transfer::arrives_until);
         let sent = transfer.and_then(Transfer::sent_until);
@@ -343,12 +345,12 @@ impl Session {
     /// Whoever drives the session polls it empty after each input, so there is room; should it
     /// not, the channel is closed rather than an answer lost.
     fn push(&mut self, output: Output) {
-        if self.outputs.push_back(output).is_err() {
-            self.outputs.clear();
-            let _ = self
-                .outputs
-                .push_back(Output::Close(CloseReason::BadMessages));
-            self.closed = true;
+        if self.outputs.len() < MAX_OUTPUTS {
+            return self.outputs.push_back(output);
         }
+        self.outputs.clear();
+        self.outputs
+            .push_back(Output::Close(CloseReason::BadMessages));
+        self.closed = true;
     }
 }
