@@ -125,26 +125,23 @@ impl Calls {
 impl Task {
     /// Calls a peer that the signalling server takes for a parent of ours.
     pub(super) fn call(&mut self, key: PeerKey, dirty: &mut Dirty) {
-        if self.registry.slot_of(&key).is_some() {
+        if self.directory.has(&key) {
             // It has called, or was called, already.
             return;
         }
         let calls = self.registry.entries();
         let calls = calls.filter(|entry| entry.connection.offered().is_some());
-        let place = match calls.count() {
+        let refused = match calls.count() {
             _ if self.calls.secret.is_none() => {
-                Err("there is no [peer] sibling-secret, so it is no sibling".to_owned())
+                Some("there is no [peer] sibling-secret, so it is no sibling".to_owned())
             }
-            MAX_CALLS.. => Err(format!("{MAX_CALLS} calls are unanswered")),
-            _ => self.place(),
+            MAX_CALLS.. => Some(format!("{MAX_CALLS} calls are unanswered")),
+            _ => self.no_place(),
         };
-        let place = match place {
-            Ok(place) => place,
-            Err(reason) => {
-                log::debug!("{key}: not called: {reason}");
-                return self.report(Event::Failed { key });
-            }
-        };
+        if let Some(reason) = refused {
+            log::debug!("{key}: not called: {reason}");
+            return self.report(Event::Failed { key });
+        }
         let now = Instant::now();
         let credentials = Credentials::random();
         let called = self.with_identity(&credentials, |identity, context| {
@@ -160,8 +157,8 @@ impl Task {
         let Some(proof) = self.prove(&key, Subject::Offer { offer: &sdp }) else {
             return;
         };
-        let entry = Entry::new(key.clone(), credentials.ufrag, connection, true, place);
-        self.admit(entry, dirty);
+        let entry = Entry::new(key.clone(), credentials.ufrag, connection, true);
+        self.enter(entry, dirty);
         self.report(Event::Offer { key, sdp, proof });
     }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!               a task for each core
 //!   Command ──►┌──────┐           ┌──────────┐ Input ┌─────────┐
-//!     (dealer) │      │  whose    │          │ ────► │ session │ what to say and to send
+//!   (to one)   │      │  whose    │          │ ────► │ session │ what to say and to send
 //!   Event  ◄── │ task │ turn it is│connection│ ◄──── │ (pure)  │
 //!   UDP   ◄──► │      │ ────────► │          │ Output└─────────┘
 //!   socket     │      │           │          │ ────► ┌─────────┐
@@ -18,7 +18,8 @@
 //! time in, and sends what comes out. A datagram belongs to the connection whose ICE username
 //! fragment a STUN check names, and from then on to the one that owns its remote address. What there is
 //! to say is said at once; segments are sent packet by packet, the most urgent first, as long as the
-//! [`link`] takes them. A connection is of one task, the one whose socket hears it ([`others`]).
+//! [`link`] takes them. A viewer is with the task whose socket hears it
+//! ([`directory`], [`others`]); the first task answers offers, and has the siblings.
 //!
 //! Signalling is not known here: offers come in as [`Command`]s, answers go out as [`Event`]s. A
 //! box is called ([`Command::Call`]) by the same way; whether the other end is a sibling is for its
@@ -33,7 +34,7 @@ mod bad_link_tests;
 mod calls;
 mod clock;
 mod connection;
-mod dealer;
+mod directory;
 mod link;
 mod others;
 mod refusals;
@@ -294,17 +295,20 @@ impl Peers {
         let no_siblings = std::iter::repeat_n(own.clone(), sockets.len()).map(Calls::none);
         let siblings = Calls::new(&parts.config, own, parts.channel_ids, parts.asks);
         let calls = std::iter::once(siblings).chain(no_siblings);
+        // The first task is told what there is to do, the others by it.
+        let untold = std::iter::repeat_with(|| mpsc::channel(1).1);
+        let commands = std::iter::once(commands).chain(untold);
         // If one of them ends, however that comes, all do.
         let stop = stop.child_token();
-        let (mut tasks, mut threads) = (Vec::new(), Vec::new());
-        for ((others, socket), calls) in Others::all(sockets.len()).zip(sockets).zip(calls) {
-            let (task, told) = mpsc::channel(QUEUE);
-            tasks.push(task);
+        let mut threads = Vec::new();
+        let each = Others::all(sockets.len()).zip(sockets).zip(calls);
+        for (((others, socket), calls), commands) in each.zip(commands) {
+            let all_end = stop.clone().drop_guard();
             let (shared, events, stop) = (shared.clone(), events_out.clone(), stop.clone());
             let serve = async move || {
-                let _all_end = stop.clone().drop_guard();
+                let _all_end = all_end;
                 let socket = socket.open()?;
-                let task = Task::new(shared, calls, socket, told, events, others);
+                let task = Task::new(shared, calls, socket, commands, events, others);
                 task.run(stop).await;
                 Ok(())
             };
@@ -314,11 +318,8 @@ impl Peers {
                 }
             });
         }
-        let served = async move {
-            tokio::select! {
-                _ = join_all(threads) => {}
-                never = dealer::deal(commands, tasks) => match never {},
-            }
+        let served = async {
+            join_all(threads).await;
         };
         (events, served)
     }

@@ -1,34 +1,42 @@
-//! What passes between the tasks.
+//! What passes between the tasks: what is heard of a peer at another task's socket than its own.
 //!
-//! Each has a socket of its own on the one port, and the kernel deals viewers out to the sockets by their
-//! addresses (`SO_REUSEPORT`, socket(7)), of which an offer tells nothing. So the first check of a viewer may
-//! come up at another task than the one that has answered its offer. What is nobody's there is shown to the
-//! others; the one whose it is hands the viewer over to where it is heard, and from then on nothing of it
-//! passes between them. Who moves on afterwards, as by Wi-Fi that roams, or is a sibling, stays where it is,
-//! and what is heard of it elsewhere is passed on.
+//! A viewer is with the task that first hears it ([`super::directory`]), and mostly nothing passes. It has
+//! checks come from several addresses where it, or the box, has several interfaces; the one that it
+//! nominates decides, until its channel is open. Who moves on afterwards, as by Wi-Fi that roams, or is
+//! a sibling, which stays with the first task, has its datagrams passed on.
 
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use super::registry::Entry;
+use super::PeerStatus;
+use super::directory::{Index, Named};
+use super::registry::{Entry, Unknown};
+use super::stun;
 use super::task::{Dirty, Task};
 use super::transport::Datagram;
 
-/// Batches that may wait. What is beyond that is lost like any datagram; a viewer is kept.
-const QUEUE: usize = 256;
+/// What may wait for a task: some ms of a segment from a sibling at full speed. What is beyond that is
+/// lost, like any datagram.
+const QUEUE: usize = 1024;
 
-/// The task that owns the socket of this index.
-pub(super) type Index = usize;
+/// Bytes of a datagram that is passed on at most: what fits into an Ethernet frame.
+const MAX_PASSED: usize = 1500;
 
 pub(super) enum Passed {
-    /// Nobody's there.
-    Heard(Index, Vec<Datagram>),
+    /// A datagram of a peer, at the socket of this task.
+    Heard(Index, Datagram),
     /// A viewer, and what was heard of it.
     Viewer(Box<Entry>, Datagram),
+    /// The peer of this name has made a new offer.
+    Replaced(String),
+    /// The signalling server wants the peer of this name dropped.
+    Dropped(String),
+    /// Somebody wants to know who is there.
+    List(mpsc::Sender<Vec<PeerStatus>>),
 }
 
-/// The other tasks, as one of them sees them.
+/// The tasks, as one of them sees them.
 pub(super) struct Others {
     own: Index,
     passed: mpsc::Receiver<Passed>,
@@ -40,14 +48,22 @@ impl Others {
     pub(super) fn all(count: usize) -> impl Iterator<Item = Self> {
         let (mailboxes, passed): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::channel(QUEUE)).unzip();
-        passed
-            .into_iter()
-            .enumerate()
-            .map(move |(own, passed)| Self {
-                own,
-                passed,
-                mailboxes: mailboxes.clone(),
-            })
+        let passed = passed.into_iter().enumerate();
+        passed.map(move |(own, passed)| Self {
+            own,
+            passed,
+            mailboxes: mailboxes.clone(),
+        })
+    }
+
+    /// How many tasks there are.
+    pub(super) fn count(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Which one it is.
+    pub(super) fn own(&self) -> Index {
+        self.own
     }
 
     /// What comes from them.
@@ -55,33 +71,23 @@ impl Others {
         self.passed.recv().await
     }
 
-    /// Shows them what is nobody's here.
-    pub(super) fn show(&self, datagrams: &[Datagram]) {
-        if datagrams.is_empty() {
-            return;
-        }
-        for (index, mailbox) in self.mailboxes.iter().enumerate() {
-            if index != self.own {
-                let copies = datagrams.iter().map(Datagram::copy).collect();
-                // Full, or its task has ended.
-                let _ = mailbox.try_send(Passed::Heard(self.own, copies));
-            }
+    /// Passes something on to one of them.
+    ///
+    /// # Errors
+    /// The thing, when that is more than it can take, or when it has ended.
+    pub(super) fn pass(&self, to: Index, passed: Passed) -> Result<(), Passed> {
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.mailboxes[to].try_send(passed) {
+            Ok(()) => Ok(()),
+            Err(Full(passed) | Closed(passed)) => Err(passed),
         }
     }
 
-    /// Hands a viewer over; gives it back when that task cannot take it.
-    fn hand_over(
-        &self,
-        to: Index,
-        viewer: Box<Entry>,
-        heard: Datagram,
-    ) -> Result<(), (Box<Entry>, Datagram)> {
-        use mpsc::error::TrySendError::{Closed, Full};
-        match self.mailboxes[to].try_send(Passed::Viewer(viewer, heard)) {
-            Err(Full(Passed::Viewer(viewer, heard)) | Closed(Passed::Viewer(viewer, heard))) => {
-                Err((viewer, heard))
-            }
-            _ => Ok(()),
+    /// Has all others say who is there; what comes is over when `parts` is given back by all.
+    pub(super) fn list(&self, parts: &mpsc::Sender<Vec<PeerStatus>>) {
+        for to in (0..self.mailboxes.len()).filter(|to| *to != self.own) {
+            // One that has ended has nobody.
+            let _ = self.pass(to, Passed::List(parts.clone()));
         }
     }
 }
@@ -89,31 +95,76 @@ impl Others {
 impl Task {
     /// Takes what comes from the others.
     pub(super) fn take_passed(&mut self, passed: Passed, dirty: &mut Dirty) {
+        let now = Instant::now();
         match passed {
-            Passed::Viewer(viewer, heard) => self.take_in(viewer, heard, dirty),
-            Passed::Heard(by, datagrams) => {
-                for heard in datagrams {
-                    self.take_heard(by, heard, dirty);
+            Passed::Heard(by, heard) => self.take_heard(now, by, heard, dirty),
+            Passed::Viewer(viewer, heard) => {
+                // It may have been dropped on its way.
+                if self.directory.is_at(&viewer.ufrag, self.others.own()) {
+                    self.take_in(now, viewer, heard, dirty);
                 }
+            }
+            Passed::Replaced(ufrag) => self.replaced(&ufrag),
+            Passed::Dropped(ufrag) => self.dropped(&ufrag, dirty),
+            Passed::List(parts) => {
+                // Whoever asked has as many places as there are tasks.
+                let _ = parts.try_send(self.list(now));
             }
         }
     }
 
-    /// Takes what is of somebody here. A viewer of whom this is the first that is heard is handed over
-    /// to the task that has heard it.
-    fn take_heard(&mut self, by: Index, heard: Datagram, dirty: &mut Dirty) {
-        let unheard = self.registry.unheard(&heard);
-        let Some(viewer) = unheard.and_then(|slot| self.take_out(slot)) else {
-            return dirty.extend(self.registry.deliver(Instant::now(), heard).ok());
+    /// Finds out whose a datagram is that is of nobody here.
+    pub(super) fn hear_unknown(&mut self, now: Instant, unknown: Unknown, dirty: &mut Dirty) {
+        let Unknown { ufrag, datagram } = unknown;
+        let own = self.others.own();
+        let at = match ufrag {
+            None => self.registry.elsewhere(datagram.from),
+            Some(ufrag) => match self.directory.named(&ufrag, own) {
+                Named::Taken(viewer) => return self.take_in(now, viewer, datagram, dirty),
+                Named::At(index) => {
+                    self.registry.is_elsewhere(datagram.from, index);
+                    Some(index)
+                }
+                Named::Nobody => None,
+            },
         };
-        if let Err((viewer, heard)) = self.others.hand_over(by, viewer, heard) {
-            self.take_in(viewer, heard, dirty);
+        if let Some(at) = at.filter(|at| *at != own && datagram.bytes.len() <= MAX_PASSED) {
+            // More than that task can take is lost, like any datagram.
+            let _ = self.others.pass(at, Passed::Heard(own, datagram));
         }
     }
 
-    fn take_in(&mut self, viewer: Box<Entry>, heard: Datagram, dirty: &mut Dirty) {
-        self.admit(viewer, dirty);
+    /// Takes what another task has heard of somebody here. A viewer who is not open yet goes there, if
+    /// that is the address that it chooses.
+    fn take_heard(&mut self, now: Instant, by: Index, heard: Datagram, dirty: &mut Dirty) {
+        let chosen = self.registry.may_move(&heard);
+        let Some(slot) = chosen.filter(|_| stun::nominates(&heard.bytes)) else {
+            dirty.extend(self.registry.deliver(now, heard).ok());
+            return;
+        };
+        let Some(viewer) = self.take_out(slot) else {
+            return;
+        };
+        let ufrag = viewer.ufrag.clone();
+        if !self.directory.moves(&ufrag, by) {
+            return;
+        }
+        if let Err(Passed::Viewer(viewer, heard)) =
+            self.others.pass(by, Passed::Viewer(viewer, heard))
+        {
+            self.directory.moves(&ufrag, self.others.own());
+            self.take_in(now, viewer, heard, dirty);
+        }
+    }
+
+    fn take_in(&mut self, now: Instant, viewer: Box<Entry>, heard: Datagram, dirty: &mut Dirty) {
+        let slot = self.admit(viewer, dirty);
+        if self.stopping
+            && let Some(entry) = self.registry.get_mut(slot)
+        {
+            entry.connection.stop(now, &self.context);
+        }
         // It names the viewer, so that it is somebody's.
-        let _ = self.registry.deliver(Instant::now(), heard);
+        let _ = self.registry.deliver(now, heard);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::PeerKey;
 use super::connection::Connection;
+use super::directory::Index;
 use super::stun;
-use super::task::Place;
 use super::transport::Datagram;
 
 /// Remote addresses remembered for one connection: a browser has a few interfaces.
@@ -18,7 +18,7 @@ pub(super) type Slot = u64;
 
 pub(super) struct Entry {
     pub(super) key: PeerKey,
-    ufrag: String,
+    pub(super) ufrag: String,
     pub(super) connection: Connection,
     /// This box called, and reports how that goes.
     pub(super) called: bool,
@@ -29,7 +29,6 @@ pub(super) struct Entry {
     pub(super) due: Instant,
     /// Its place among those who can be sent something.
     pub(super) turn: Option<Instant>,
-    _place: Place,
 }
 
 impl Entry {
@@ -39,7 +38,6 @@ impl Entry {
         ufrag: String,
         connection: Connection,
         called: bool,
-        place: Place,
     ) -> Box<Self> {
         Box::new(Self {
             key,
@@ -50,10 +48,20 @@ impl Entry {
             announced: false,
             addresses: heapless::Vec::new(),
             turn: None,
-            _place: place,
         })
     }
 }
+
+/// A datagram of nobody here.
+pub(super) struct Unknown {
+    /// Whom it names, if it is a connectivity check.
+    pub(super) ufrag: Option<String>,
+    pub(super) datagram: Datagram,
+}
+
+/// Addresses of peers of other tasks that are remembered. With more than that, all are learned anew, by
+/// the checks that come every few seconds.
+const MAX_ELSEWHERE: usize = 1024;
 
 /// The connections, by all that they are known by.
 #[derive(Default)]
@@ -64,6 +72,7 @@ pub(super) struct Registry {
     by_key: HashMap<PeerKey, Slot>,
     by_ufrag: HashMap<String, Slot>,
     by_address: HashMap<SocketAddr, Slot>,
+    elsewhere: HashMap<SocketAddr, Index>,
 }
 
 impl Registry {
@@ -128,17 +137,31 @@ impl Registry {
         };
     }
 
-    /// The viewer that a connectivity check names, if nothing has been heard from it yet.
-    pub(super) fn unheard(&self, datagram: &Datagram) -> Option<Slot> {
-        let slot = self.named(datagram)?;
+    /// The viewer that a connectivity check names, if it can still go to another task.
+    pub(super) fn may_move(&self, datagram: &Datagram) -> Option<Slot> {
+        let ufrag = stun::local_ufrag(&datagram.bytes)?;
+        let slot = self.by_ufrag.get(&ufrag).copied()?;
         let entry = self.entries.get(&slot)?;
         let is_viewer = !entry.called && entry.connection.sibling().is_none();
-        (is_viewer && entry.addresses.is_empty()).then_some(slot)
+        (is_viewer && !entry.connection.is_open()).then_some(slot)
     }
 
-    fn named(&self, datagram: &Datagram) -> Option<Slot> {
-        let ufrag = stun::local_ufrag(&datagram.bytes)?;
-        self.by_ufrag.get(&ufrag).copied()
+    /// The slot of a name.
+    pub(super) fn slot_named(&self, ufrag: &str) -> Option<Slot> {
+        self.by_ufrag.get(ufrag).copied()
+    }
+
+    /// Remembers that this address is of a peer of another task.
+    pub(super) fn is_elsewhere(&mut self, address: SocketAddr, index: Index) {
+        if self.elsewhere.len() >= MAX_ELSEWHERE {
+            self.elsewhere.clear();
+        }
+        self.elsewhere.insert(address, index);
+    }
+
+    /// The task whose peer has this address.
+    pub(super) fn elsewhere(&self, address: SocketAddr) -> Option<Index> {
+        self.elsewhere.get(&address).copied()
     }
 
     /// Gives a datagram to whom it belongs: to the connection that a connectivity check names, and
@@ -146,20 +169,22 @@ impl Registry {
     ///
     /// # Errors
     /// The datagram, when it is nobody's.
-    pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Result<Slot, Datagram> {
+    pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Result<Slot, Unknown> {
         let from = datagram.from;
-        let named = self.named(&datagram);
-        let slot = named.or_else(|| self.by_address.get(&from).copied());
-        let Some(slot) = slot else {
-            return Err(datagram);
+        let ufrag = stun::local_ufrag(&datagram.bytes);
+        // Who uses the address of another anew is not that other.
+        let slot = match &ufrag {
+            Some(ufrag) => self.by_ufrag.get(ufrag).copied(),
+            None => self.by_address.get(&from).copied(),
         };
-        let Some(entry) = self.entries.get_mut(&slot) else {
-            return Err(datagram);
+        let Some((slot, entry)) = slot.and_then(|slot| Some((slot, self.entries.get_mut(&slot)?)))
+        else {
+            return Err(Unknown { ufrag, datagram });
         };
-        if named.is_some() && !entry.addresses.contains(&from) {
-            if entry.addresses.push(from).is_err() {
-                return Err(datagram);
-            }
+        // One of more addresses than are remembered is answered, and not learned.
+        if ufrag.is_some() && !entry.addresses.contains(&from) && entry.addresses.push(from).is_ok()
+        {
+            self.elsewhere.remove(&from);
             if let Some(before) = self.by_address.insert(from, slot)
                 && let Some(other) = self.entries.get_mut(&before)
             {

@@ -1,14 +1,17 @@
 //! The one UDP port: datagrams in, batches of datagrams out (UDP GSO through `quinn-udp`), over one socket
 //! for each task.
 //!
-//! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), gets one system call for each
-//! datagram.
+//! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), as set-top boxes have them, gets
+//! many datagrams in one call of sendmmsg(2); so it is with a network card that turns out not to be able to.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 
 use bytes::BytesMut;
+use nix::libc::{in_addr, in_pktinfo};
+use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Type};
@@ -23,7 +26,7 @@ use super::transport::Datagram;
 /// net.core.rmem_max, without an error.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Bytes of send buffer asked of the kernel: what waits for the network card. A few milliseconds of
+/// Bytes of send buffer asked of the kernel, for all sockets together: what waits for the network card. A few milliseconds of
 /// a fast link are enough to keep it busy; of a slow one it is what nobody can be served before.
 const SEND_BUFFER: usize = 1 << 20;
 
@@ -70,6 +73,7 @@ impl Port {
             io::ErrorKind::PermissionDenied => PeerError::Permission(port),
             _ => PeerError::Socket(error),
         };
+        let socket = || socket(SEND_BUFFER / sockets.max(1));
         let first = socket().map_err(PeerError::Socket)?;
         first.bind(&any(port).into()).map_err(error)?;
         // Now, and not before: the first one shares the port with no other program.
@@ -104,11 +108,11 @@ fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
 }
 
-fn socket() -> io::Result<socket2::Socket> {
+fn socket(send_buffer: usize) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     // The kernel's limit may be lower; what it grants is what there is.
     let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-    let _ = socket.set_send_buffer_size(SEND_BUFFER);
+    let _ = socket.set_send_buffer_size(send_buffer);
     Ok(socket)
 }
 
@@ -218,35 +222,93 @@ impl Socket {
     pub(super) fn flush(&mut self) -> usize {
         let mut sent = 0;
         self.is_blocked = false;
-        while let Some(count) = self.next_batch() {
-            let first = &self.queue[0];
-            let segment = first.bytes.len();
-            let transmit = Transmit {
-                destination: first.to,
-                ecn: None,
-                contents: &self.batch,
-                segment_size: (count > 1).then_some(segment),
-                src_ip: Some(first.from.ip()).filter(|ip| !ip.is_unspecified()),
+        while let Some(first) = self.queue.front() {
+            let (to, has_gso) = (first.to, self.state.max_gso_segments() > 1);
+            let (tried, result) = match has_gso {
+                true => self.send_batch(),
+                false => self.send_many(),
             };
-            let (io, state) = (&self.io, &self.state);
-            match io.try_io(Interest::WRITABLE, || state.try_send(io.into(), &transmit)) {
-                Ok(()) => sent += self.batch.len(),
+            let gone = match result {
+                Ok(count) => {
+                    let gone = self.queue.range(..count);
+                    sent += gone.map(|datagram| datagram.bytes.len()).sum::<usize>();
+                    count
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_blocked = true;
                     break;
                 }
-                Err(error) => log::debug!("cannot send to {}: {error}", transmit.destination),
-            }
-            self.queue.drain(..count);
+                Err(error) => {
+                    log::debug!("cannot send to {to}: {error}");
+                    tried
+                }
+            };
+            self.queue.drain(..gone);
         }
         sent
     }
 
+    /// Sends the first datagrams of the queue, of one length and to one address, by UDP GSO. Gives how
+    /// many were tried, and how many were sent.
+    fn send_batch(&mut self) -> (usize, io::Result<usize>) {
+        let count = self.fill_batch();
+        let Some(first) = self.queue.front() else {
+            return (0, Ok(0));
+        };
+        let transmit = Transmit {
+            destination: first.to,
+            ecn: None,
+            contents: &self.batch,
+            segment_size: (count > 1).then_some(first.bytes.len()),
+            src_ip: Some(first.from.ip()).filter(|ip| !ip.is_unspecified()),
+        };
+        let (io, state) = (&self.io, &self.state);
+        let sent = io.try_io(Interest::WRITABLE, || state.try_send(io.into(), &transmit));
+        (count, sent.map(|()| count))
+    }
+
+    /// Sends the first datagrams of the queue, to whomever, by sendmmsg(2). Gives how many are lost if
+    /// that fails, and how many were sent.
+    fn send_many(&mut self) -> (usize, io::Result<usize>) {
+        let from = self.queue.front().map(|first| first.from.ip());
+        // What the call is told of the source holds for all of them.
+        let many = self.queue.iter().take(MAX_BATCH);
+        let many = many.take_while(|datagram| Some(datagram.from.ip()) == from);
+        let (slices, to): (Vec<_>, Vec<_>) = many
+            .map(|datagram| {
+                let to = Some(SockaddrStorage::from(datagram.to));
+                ([IoSlice::new(&datagram.bytes)], to)
+            })
+            .unzip();
+        let info = match from {
+            Some(IpAddr::V4(from)) if !from.is_unspecified() => Some(in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr {
+                    s_addr: u32::from_ne_bytes(from.octets()),
+                },
+                ipi_addr: in_addr { s_addr: 0 },
+            }),
+            _ => None,
+        };
+        let space = info.map(|_| nix::cmsg_space!(in_pktinfo));
+        let info: Vec<_> = info.iter().map(ControlMessage::Ipv4PacketInfo).collect();
+        let mut headers = MultiHeaders::preallocate(slices.len(), space);
+        let sent = self.io.try_io(Interest::WRITABLE, || {
+            let (fd, flags) = (self.io.as_raw_fd(), MsgFlags::empty());
+            let sent = sendmmsg(fd, &mut headers, &slices, &to, &info, flags)?;
+            Ok(sent.count())
+        });
+        // It fails with what it says of the first.
+        (1, sent)
+    }
+
     /// Copies together what the next system call sends; gives how many datagrams that is. All are of
     /// the length of the first, but the last may be shorter.
-    fn next_batch(&mut self) -> Option<usize> {
+    fn fill_batch(&mut self) -> usize {
         self.batch.clear();
-        let first = self.queue.front()?;
+        let Some(first) = self.queue.front() else {
+            return 0;
+        };
         let (from, to, segment) = (first.from, first.to, first.bytes.len());
         // Falls to one when a network card turns out not to be able to.
         let most = self.state.max_gso_segments().clamp(1, MAX_BATCH);
@@ -261,7 +323,7 @@ impl Socket {
                 break;
             }
         }
-        Some(count)
+        count
     }
 }
 
@@ -278,6 +340,64 @@ mod tests {
             assert!(matches!(again, Err(PeerError::PortInUse(taken)) if taken == number));
         }
         assert_eq!(port.sockets().len(), 3);
+    }
+
+    fn open() -> Socket {
+        let [bound] = Port::bind(0, 1).unwrap().sockets().try_into().ok().unwrap();
+        bound.open().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_kernel_without_gso_is_given_many_datagrams_of_many_in_one_call() {
+        let mut socket = open();
+        let receivers: Vec<_> = (0..3)
+            .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        // Another address of the same machine than the one that the kernel would choose.
+        let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), socket.port()));
+        for number in 0..9_u8 {
+            socket.queue(Datagram {
+                from,
+                to: receivers[usize::from(number) % 3].local_addr().unwrap(),
+                bytes: BytesMut::from(&vec![number; 100 + usize::from(number)][..]),
+            });
+        }
+        socket.io.writable().await.unwrap();
+        assert_eq!(socket.send_many().1.unwrap(), 9);
+        for number in 0..9_u8 {
+            let mut bytes = [0; 2000];
+            let (length, sender) = receivers[usize::from(number) % 3]
+                .recv_from(&mut bytes)
+                .unwrap();
+            assert_eq!((length, bytes[0]), (100 + usize::from(number), number));
+            assert_eq!(sender, from);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_that_cannot_be_sent_costs_the_others_nothing() {
+        let mut socket = open();
+        let receiver = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = receiver.local_addr().unwrap();
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        for to in [to, nowhere, to] {
+            let bytes = BytesMut::from(&b"a datagram"[..]);
+            let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+            socket.queue(Datagram { from, to, bytes });
+        }
+        socket.io.writable().await.unwrap();
+        let sent: Vec<_> = std::iter::from_fn(|| {
+            let (lost, result) = (!socket.queue.is_empty()).then(|| socket.send_many())?;
+            socket
+                .queue
+                .drain(..result.as_ref().copied().unwrap_or(lost));
+            Some(result.is_ok())
+        })
+        .collect();
+        assert_eq!(sent, [true, false, true]);
+        for _ in 0..2 {
+            assert_eq!(receiver.recv(&mut [0; 100]).unwrap(), 10);
+        }
     }
 
     #[tokio::test]

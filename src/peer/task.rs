@@ -1,27 +1,27 @@
 //! The loop that drives the connections of one socket, and the registry of who they are.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::Hosts;
 use super::calls::Calls;
 use super::connection::{Connection, Context, Life};
-use super::dealer::Told;
+use super::directory::{Directory, Place};
 use super::link::Link;
-use super::others::Others;
+use super::others::{Others, Passed};
 use super::refusals::Refusals;
 use super::registry::{Entry, Registry, Slot};
 use super::setup::Identity;
 use super::socket::Socket;
-use super::{Command, Event, Parts, PeerKey};
+use super::{Command, Event, Parts, PeerKey, PeerStatus};
 use crate::budget::Budget;
 use crate::config::PeerConfig;
 use crate::ids::tame;
@@ -56,6 +56,12 @@ const UFRAG_LEN: usize = 12;
 /// RFC 8839 section 5.4: at least 22 characters and 128 random bits.
 const PASSWORD_LEN: usize = 24;
 
+/// Why a viewer is given up of whom nothing was ever heard.
+const NEVER_REACHED: &str = "it never reached us: does its browser allow local network access?";
+
+/// How often a task that has nothing to send any more looks whether the others have.
+const STOPPING: Duration = Duration::from_millis(20);
+
 /// Why a connection is replaced.
 const OFFERED_ANEW: &str = "it made a new offer";
 
@@ -76,28 +82,23 @@ pub(super) struct Shared {
     budget: Budget,
     metrics: Arc<Metrics>,
     siblings: Siblings,
-    /// `[peer] max-peers`.
-    places: Arc<Semaphore>,
+    directory: Arc<Directory>,
     under_way: Arc<AtomicUsize>,
-}
-
-/// The place of a peer among those for whom there is one. Counts as long as it is held.
-pub(super) struct Place {
-    metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
 }
 
 pub(super) struct Task {
     pub(super) context: Context,
     config: PeerConfig,
-    places: Arc<Semaphore>,
+    pub(super) directory: Arc<Directory>,
     pub(super) calls: Calls,
     socket: Socket,
-    told: mpsc::Receiver<Told>,
+    commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     pub(super) others: Others,
     pub(super) registry: Registry,
-    pub(super) timers: BTreeSet<(Instant, Slot)>,
+    timers: BTreeSet<(Instant, Slot)>,
+    /// Viewers who wait to be heard ([`Directory`]), and until when they may.
+    waiting: VecDeque<(Instant, String)>,
     link: Link,
     /// Whom something can be sent, the most urgent first.
     turns: BTreeSet<(Instant, Slot)>,
@@ -108,7 +109,10 @@ pub(super) struct Task {
 impl Shared {
     pub(super) fn new(parts: &Parts) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(parts.config.max_peers)),
+            directory: Arc::new(Directory::new(
+                parts.config.max_peers,
+                Arc::clone(&parts.metrics),
+            )),
             under_way: Arc::default(),
             config: parts.config.clone(),
             store: parts.store.clone(),
@@ -119,18 +123,12 @@ impl Shared {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.metrics.peers.add(-1);
-    }
-}
-
 impl Task {
     pub(super) fn new(
         shared: Shared,
         calls: Calls,
         socket: Socket,
-        told: mpsc::Receiver<Told>,
+        commands: mpsc::Receiver<Command>,
         events: mpsc::Sender<Event>,
         others: Others,
     ) -> Self {
@@ -153,13 +151,14 @@ impl Task {
             turns: BTreeSet::new(),
             calls,
             config: shared.config,
-            places: shared.places,
+            directory: shared.directory,
             socket,
-            told,
+            commands,
             events,
             others,
             registry: Registry::default(),
             timers: BTreeSet::new(),
+            waiting: VecDeque::new(),
             stopping: false,
             refusals: Refusals::default(),
         }
@@ -175,9 +174,19 @@ impl Task {
             let due = self.timers.first().map(|(due, _)| *due);
             let opens = self.link.opens_at(Instant::now());
             let opens = opens.filter(|_| !self.turns.is_empty());
-            let due = [due, give_up_at, self.calls.next_timeout(), opens];
+            let waiting = self.waiting.front().map(|(until, _)| *until);
+            let look = self.stopping.then(|| Instant::now() + STOPPING);
+            let due = [
+                due,
+                give_up_at,
+                self.calls.next_timeout(),
+                opens,
+                waiting,
+                look,
+            ];
             let idle = || Instant::now() + Duration::from_secs(3600);
             let wake = due.into_iter().flatten().min().unwrap_or_else(idle);
+            let (mut has_changed, mut has_grown) = (false, false);
             // In this order: a stop is heard at once, then new viewers, then what there is to
             // read, since acknowledgements make room for sending; timers are late rather than
             // datagrams lost.
@@ -187,12 +196,15 @@ impl Task {
                     give_up_at = Some(Instant::now() + self.config.stop_timeout);
                     self.begin_stop(&mut dirty);
                 }
-                Some(told) = self.told.recv() => {
-                    self.take_told(told, &mut dirty);
-                    // However much that is, the viewers are heard in between.
+                Some(command) = self.commands.recv() => {
+                    self.command(command, &mut dirty);
+                    // However many commands there are, the viewers are heard in between.
                     self.read(&mut dirty);
                 }
-                Some(passed) = self.others.passed() => self.take_passed(passed, &mut dirty),
+                Some(passed) = self.others.passed() => {
+                    self.take_passed(passed, &mut dirty);
+                    self.read(&mut dirty);
+                }
                 Some(ask) = self.calls.asked() => self.ask(ask, &mut dirty),
                 readable = self.socket.readable() => {
                     if let Err(error) = readable {
@@ -202,27 +214,22 @@ impl Task {
                     self.read(&mut dirty);
                 }
                 Ok(()) = self.socket.writable(), if self.socket.is_blocked() => {}
-                Ok(()) = changes.changed() => {
-                    changes.mark_unchanged();
-                    let now = Instant::now();
-                    for (slot, entry) in self.registry.entries_mut() {
-                        entry.connection.store_changed(now, &self.context);
-                        dirty.insert(slot);
-                    }
-                }
-                Ok(()) = growth.changed() => {
-                    growth.mark_unchanged();
-                    let now = Instant::now();
-                    for (slot, entry) in self.registry.entries_mut() {
-                        if entry.connection.grown(now, &self.context) {
-                            dirty.insert(slot);
-                        }
-                    }
-                }
+                Ok(()) = changes.changed() => has_changed = true,
+                Ok(()) = growth.changed() => has_grown = true,
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
             let now = Instant::now();
+            // In every turn: however much there is to read, who waits for a segment hears of it.
+            if has_changed || changes.has_changed().unwrap_or(false) {
+                changes.mark_unchanged();
+                self.store_changed(now, &mut dirty);
+            }
+            if has_grown || growth.has_changed().unwrap_or(false) {
+                growth.mark_unchanged();
+                self.store_grown(now, &mut dirty);
+            }
             self.fire_timers(now, &mut dirty);
+            self.give_up_waiting(now);
             self.call_again(now, &mut dirty);
             let registry = &self.registry;
             self.context
@@ -231,11 +238,9 @@ impl Task {
             self.drive(now, &mut dirty);
             self.send(now);
             if self.stopping {
-                let is_sending = self
-                    .registry
-                    .entries_mut()
-                    .any(|(_, entry)| entry.connection.is_sending());
-                if !is_sending || give_up_at.is_some_and(|end| now >= end) {
+                // A socket that is closed has the kernel deal all viewers out anew.
+                let of_others = self.context.under_way.load(Ordering::Relaxed) > 0;
+                if !(of_others || self.is_sending()) || give_up_at.is_some_and(|end| now >= end) {
                     self.close_all(now);
                     return;
                 }
@@ -243,16 +248,22 @@ impl Task {
         }
     }
 
-    fn take_told(&mut self, told: Told, dirty: &mut Dirty) {
-        let command = match told {
-            Told::Command(command) => command,
-            Told::OfferedElsewhere(key) => {
-                if let Some(slot) = self.registry.slot_of(&key) {
-                    self.remove(slot, OFFERED_ANEW);
-                }
-                return;
+    fn store_changed(&mut self, now: Instant, dirty: &mut Dirty) {
+        for (slot, entry) in self.registry.entries_mut() {
+            entry.connection.store_changed(now, &self.context);
+            dirty.insert(slot);
+        }
+    }
+
+    fn store_grown(&mut self, now: Instant, dirty: &mut Dirty) {
+        for (slot, entry) in self.registry.entries_mut() {
+            if entry.connection.grown(now, &self.context) {
+                dirty.insert(slot);
             }
-        };
+        }
+    }
+
+    fn command(&mut self, command: Command, dirty: &mut Dirty) {
         match command {
             Command::Offer { key, sdp, proof } => self.offer(key, &sdp, proof, dirty),
             Command::Call { key } => self.call(key, dirty),
@@ -263,44 +274,88 @@ impl Task {
                     dirty.insert(slot);
                 }
             }
-            Command::Drop { key } => {
-                if let Some((slot, entry)) = self.registry.entry_of(&key) {
-                    entry.connection.close();
-                    dirty.insert(slot);
+            Command::Drop { key } => match self.directory.strike(&key) {
+                Some((ufrag, Place::At(index))) if index == self.others.own() => {
+                    self.dropped(&ufrag, dirty);
                 }
+                Some((ufrag, Place::At(index))) => {
+                    // Should that be more than it can take, the peer leaves by itself.
+                    let _ = self.others.pass(index, Passed::Dropped(ufrag));
+                }
+                Some((_, Place::Waiting(_))) | None => {}
+            },
+            Command::List(reply) => self.list_all(reply),
+        }
+    }
+
+    /// Says who is there, with all tasks, as soon as all of them have said it.
+    fn list_all(&self, reply: oneshot::Sender<Vec<PeerStatus>>) {
+        let now = Instant::now();
+        let (parts, mut listed) = mpsc::channel(self.others.count());
+        self.others.list(&parts);
+        let mut all = self.list(now);
+        all.extend(self.directory.waiting(|entry| entry.connection.status(now)));
+        drop(parts);
+        tokio::spawn(async move {
+            while let Some(part) = listed.recv().await {
+                all.extend(part);
             }
-            Command::List(reply) => {
-                let now = Instant::now();
-                let entries = self.registry.entries();
-                let list = entries.map(|entry| entry.connection.status(now)).collect();
-                // Whoever asked may have gone in the meantime.
-                let _ = reply.send(list);
-            }
+            all.sort_by(|a, b| (&a.channel, &a.id).cmp(&(&b.channel, &b.id)));
+            // Whoever asked may have gone in the meantime.
+            let _ = reply.send(all);
+        });
+    }
+
+    pub(super) fn list(&self, now: Instant) -> Vec<PeerStatus> {
+        let entries = self.registry.entries();
+        entries.map(|entry| entry.connection.status(now)).collect()
+    }
+
+    /// A peer of ours has made a new offer.
+    pub(super) fn replaced(&mut self, ufrag: &str) {
+        if let Some(slot) = self.registry.slot_named(ufrag) {
+            self.remove(slot, OFFERED_ANEW);
+        }
+    }
+
+    /// The signalling server wants a peer of ours dropped.
+    pub(super) fn dropped(&mut self, ufrag: &str, dirty: &mut Dirty) {
+        if let Some(slot) = self.registry.slot_named(ufrag)
+            && let Some(entry) = self.registry.get_mut(slot)
+        {
+            entry.connection.close();
+            dirty.insert(slot);
         }
     }
 
     fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut Dirty) {
         let sibling = self.calls.sibling_who_offers(&key, sdp, proof);
-        if let Some((old, entry)) = self.registry.entry_of(&key) {
+        if let Some((_, entry)) = self.registry.entry_of(&key) {
             let calling = entry.connection.offered().is_some();
             let own = self.context.siblings.own();
             if calling && sibling.as_ref().is_some_and(|sibling| sibling < own) {
                 // Both call at once: the call of the greater one stands.
                 return;
             }
-            self.remove(old, OFFERED_ANEW);
         }
-        let place = match sdp.len() {
-            len if len > MAX_OFFER => Err(format!("its offer has {len} bytes")),
-            _ => self.place(),
-        };
-        let place = match place {
-            Ok(place) => place,
-            Err(reason) => {
-                self.tell_refusal(&key, &reason);
-                return self.report(Event::Failed { key });
+        match self.directory.strike(&key) {
+            Some((ufrag, Place::At(index))) if index == self.others.own() => {
+                self.replaced(&ufrag);
             }
+            Some((ufrag, Place::At(index))) => {
+                // Should that be more than it can take, the old connection ends by its own timers.
+                let _ = self.others.pass(index, Passed::Replaced(ufrag));
+            }
+            Some((_, Place::Waiting(_))) | None => {}
+        }
+        let refused = match sdp.len() {
+            len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
+            _ => self.no_place(),
         };
+        if let Some(reason) = refused {
+            self.tell_refusal(&key, &reason);
+            return self.report(Event::Failed { key });
+        }
         let now = Instant::now();
         let credentials = Credentials::random();
         let answered = self.with_identity(&credentials, |identity, context| {
@@ -308,9 +363,11 @@ impl Task {
         });
         match answered {
             Ok((connection, answer)) => {
-                let ufrag = credentials.ufrag;
-                let entry = Entry::new(key.clone(), ufrag, connection, false, place);
-                self.admit(entry, dirty);
+                let entry = Entry::new(key.clone(), credentials.ufrag, connection, false);
+                match sibling {
+                    Some(_) => self.enter(entry, dirty),
+                    None => self.let_wait(now, entry),
+                }
                 let proof = sibling.and_then(|_| self.prove_answer(&key, sdp, &answer));
                 self.report(Event::Answer {
                     key,
@@ -332,23 +389,15 @@ impl Task {
         }
     }
 
-    /// A place for another peer, or why there is none.
-    pub(super) fn place(&self) -> Result<Place, String> {
+    /// Why there is no place for another peer, if there is none.
+    pub(super) fn no_place(&self) -> Option<String> {
         if self.stopping {
-            return Err("the box stops".to_owned());
+            return Some("the box stops".to_owned());
         }
-        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
-            let peers = self.config.max_peers;
-            return Err(format!(
-                "the box has {peers} peers already ([peer] max-peers)"
-            ));
-        };
-        let metrics = Arc::clone(&self.context.metrics);
-        metrics.peers.add(1);
-        Ok(Place {
-            metrics,
-            _permit: permit,
-        })
+        let peers = self.directory.is_full()?;
+        Some(format!(
+            "the box has {peers} peers already ([peer] max-peers)"
+        ))
     }
 
     pub(super) fn with_identity<T>(
@@ -364,25 +413,62 @@ impl Task {
         build(identity, &self.context)
     }
 
-    pub(super) fn admit(&mut self, entry: Box<Entry>, dirty: &mut Dirty) {
+    /// Takes in a peer that stays with this task, whoever hears it.
+    pub(super) fn enter(&mut self, entry: Box<Entry>, dirty: &mut Dirty) {
+        let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
+        let place = Place::At(self.others.own());
+        self.directory.enter(key, ufrag, place);
+        self.admit(entry, dirty);
+    }
+
+    /// Has a viewer wait for the task that will hear it.
+    fn let_wait(&mut self, now: Instant, entry: Box<Entry>) {
+        let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
+        self.waiting
+            .push_back((now + CONNECT_TIMEOUT, ufrag.clone()));
+        self.directory.enter(key, ufrag, Place::Waiting(entry));
+    }
+
+    /// Gives up viewers who have waited in vain.
+    fn give_up_waiting(&mut self, now: Instant) {
+        while let Some((until, _)) = self.waiting.front()
+            && (*until <= now || self.stopping)
+        {
+            let Some((_, ufrag)) = self.waiting.pop_front() else {
+                return;
+            };
+            if let Some(entry) = self.directory.give_up(&ufrag)
+                && !self.stopping
+            {
+                self.context.metrics.peers_unreached.add(1);
+                log::info!("{}: viewer left: {NEVER_REACHED}", entry.key);
+            }
+        }
+    }
+
+    /// Takes in a peer that the directory has at this task.
+    pub(super) fn admit(&mut self, entry: Box<Entry>, dirty: &mut Dirty) -> Slot {
         let due = entry.due;
         let slot = self.registry.admit(entry);
         self.timers.insert((due, slot));
         dirty.insert(slot);
+        slot
     }
 
     fn read(&mut self, dirty: &mut Dirty) {
         let now = Instant::now();
         for _ in 0..READS_PER_ROUND {
             let registry = &mut self.registry;
-            let mut strangers = Vec::new();
+            let mut unknown = Vec::new();
             let more = self
                 .socket
                 .read(|datagram| match registry.deliver(now, datagram) {
                     Ok(slot) => drop(dirty.insert(slot)),
-                    Err(datagram) => strangers.push(datagram),
+                    Err(datagram) => unknown.push(datagram),
                 });
-            self.others.show(&strangers);
+            for unknown in unknown {
+                self.hear_unknown(now, unknown, dirty);
+            }
             if !more {
                 return;
             }
@@ -455,7 +541,7 @@ impl Task {
                 Life::Over("its channel did not open in time")
             } else {
                 self.context.metrics.peers_unreached.add(1);
-                Life::Over("it never reached us: does its browser allow local network access?")
+                Life::Over(NEVER_REACHED)
             };
         }
         if let Life::Over(why) = life {
@@ -509,7 +595,13 @@ impl Task {
             None if why == OFFERED_ANEW => log::debug!("{}: {why}", entry.key),
             None => log::info!("{}: viewer left: {why}", entry.key),
         }
+        self.directory.left(&entry.ufrag);
         self.channel_closed(&entry);
+    }
+
+    fn is_sending(&mut self) -> bool {
+        let mut entries = self.registry.entries_mut();
+        entries.any(|(_, entry)| entry.connection.is_sending())
     }
 
     fn begin_stop(&mut self, dirty: &mut Dirty) {
@@ -526,6 +618,7 @@ impl Task {
             let connection = &mut entry.connection;
             connection.close();
             connection.drive(now, &mut self.socket, &self.context);
+            self.directory.left(&entry.ufrag);
         }
         self.socket.flush();
         self.registry.clear();

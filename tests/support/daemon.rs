@@ -117,21 +117,36 @@ pub(crate) struct Daemon {
     dir: Option<TempDir>,
 }
 
-/// A box that was killed, with all that it had on its disk.
-pub(crate) struct Killed {
+/// A box that does not run, with all that is on its disk.
+pub(crate) struct Stopped {
     binary: PathBuf,
     dir: TempDir,
     http: SocketAddr,
     signal: String,
 }
 
-impl Killed {
+impl Stopped {
+    /// One that never ran.
+    pub(crate) fn fresh(setup: &Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (http, signal) = (free_address(), free_address());
+        let config = setup.toml(http, signal, &dir.path().join("store"));
+        std::fs::write(dir.path().join("edgeseed.toml"), config).unwrap();
+        let own_server = || format!("ws://{signal}/");
+        Self {
+            binary: setup.binary.clone().unwrap_or_else(|| BINARY.into()),
+            dir,
+            http,
+            signal: setup.signal.clone().unwrap_or_else(own_server),
+        }
+    }
+
     /// Its store's folder.
     pub(crate) fn store(&self) -> PathBuf {
         self.dir.path().join("store")
     }
 
-    /// Starts it again. Also gives how long that took, up to what systemd waits for.
+    /// Starts it. Also gives how long that took, up to what systemd waits for.
     pub(crate) async fn start(self) -> (Daemon, Duration) {
         let notify = self.dir.path().join("notify");
         // An earlier start may have left it.
@@ -201,14 +216,13 @@ impl Daemon {
     }
 
     fn launch(setup: &Setup) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (http, signal) = (free_address(), free_address());
-        let config = setup.toml(http, signal, &dir.path().join("store"));
-        std::fs::write(dir.path().join("edgeseed.toml"), config).unwrap();
-        let binary = setup.binary.clone().unwrap_or_else(|| BINARY.into());
-        let own_server = || format!("ws://{signal}/");
-        let server = setup.signal.clone().unwrap_or_else(own_server);
-        Self::spawn(binary, dir, http, server)
+        let Stopped {
+            binary,
+            dir,
+            http,
+            signal,
+        } = Stopped::fresh(setup);
+        Self::spawn(binary, dir, http, signal)
     }
 
     fn spawn(binary: PathBuf, dir: TempDir, http: SocketAddr, signal: String) -> Self {
@@ -246,10 +260,10 @@ impl Daemon {
     }
 
     /// Kills it, as the kernel does when memory is short.
-    pub(crate) fn kill(mut self) -> Killed {
+    pub(crate) fn kill(mut self) -> Stopped {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        Killed {
+        Stopped {
             binary: self.binary.clone(),
             dir: self.dir.take().unwrap(),
             http: self.http,
