@@ -37,6 +37,8 @@ mod connection;
 mod directory;
 mod link;
 mod others;
+#[cfg(test)]
+mod others_tests;
 mod refusals;
 mod registry;
 mod sdp;

@@ -71,6 +71,12 @@ impl Others {
         self.passed.recv().await
     }
 
+    /// What has come from them.
+    #[cfg(test)]
+    pub(super) fn try_passed(&mut self) -> Option<Passed> {
+        self.passed.try_recv().ok()
+    }
+
     /// Passes something on to one of them.
     ///
     /// # Errors

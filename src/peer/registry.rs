@@ -117,7 +117,7 @@ impl Registry {
     }
 
     pub(super) fn remove(&mut self, slot: Slot) -> Option<Box<Entry>> {
-        let entry = self.entries.remove(&slot)?;
+        let mut entry = self.entries.remove(&slot)?;
         self.by_ufrag.remove(&entry.ufrag);
         if self.by_key.get(&entry.key) == Some(&slot) {
             self.by_key.remove(&entry.key);
@@ -127,6 +127,8 @@ impl Registry {
                 self.by_address.remove(address);
             }
         }
+        // Whoever takes it in learns them anew.
+        entry.addresses.clear();
         Some(entry)
     }
 

@@ -263,7 +263,7 @@ impl Task {
         }
     }
 
-    fn command(&mut self, command: Command, dirty: &mut Dirty) {
+    pub(super) fn command(&mut self, command: Command, dirty: &mut Dirty) {
         match command {
             Command::Offer { key, sdp, proof } => self.offer(key, &sdp, proof, dirty),
             Command::Call { key } => self.call(key, dirty),
@@ -430,7 +430,7 @@ impl Task {
     }
 
     /// Gives up viewers who have waited in vain.
-    fn give_up_waiting(&mut self, now: Instant) {
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
         while let Some((until, _)) = self.waiting.front()
             && (*until <= now || self.stopping)
         {

@@ -47,6 +47,10 @@ const MAX_WAITING: usize = 8;
 /// the end of each REQUEST of ours, and what there is to say about the input itself.
 const MAX_OUTPUTS: usize = 3 * MAX_WAITING + MAX_ASKED + 1 + 4;
 
+/// Bytes outstanding beyond any window: the packet that exceeds it, and answers to some hundred
+/// messages. Who asks on and on and takes no answer has more.
+const MAX_UNHEARD: usize = 128 * 1024;
+
 /// Messages that were not of the protocol until the channel is closed: a confused page is told
 /// so, a hostile one does not get to keep us busy.
 const MAX_BAD_MESSAGES: u8 = 16;
@@ -252,6 +256,11 @@ impl Session {
         }
         if self.closed {
             return None;
+        }
+        if outstanding > self.config.window + MAX_UNHEARD {
+            // However slowly it acknowledges, what it has us say is not held without end.
+            self.close(CloseReason::Stuck);
+            return self.outputs.pop_front();
         }
         if let Some(reason) = self.last_words {
             if outstanding == 0 {

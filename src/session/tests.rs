@@ -282,6 +282,24 @@ fn a_peer_that_is_closed_for_nonsense_hears_error_first() {
 }
 
 #[test]
+fn who_asks_on_and_on_and_takes_no_answer_is_closed_before_much_is_held_for_it() {
+    let mut f = Fixture::new();
+    let mut said = 0;
+    let closed = loop {
+        f.input(Input::Text(br#"{"event":"KEEPALIVE"}"#));
+        match f.drain().pop() {
+            Some(Output::Send(message)) => {
+                said += 1;
+                f.outstanding += message.to_text().len();
+            }
+            other => break other,
+        }
+    };
+    assert_eq!(closed, Some(Output::Close(CloseReason::Stuck)));
+    assert!(f.outstanding < CONFIG.window + MAX_UNHEARD + 1000 && said > 1000);
+}
+
+#[test]
 fn a_peer_that_sends_only_nonsense_is_closed() {
     let mut f = Fixture::new();
     let mut outputs = Vec::new();
