@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::connection::Connection;
+use super::offers::Credentials;
 use super::registry::{Entry, Slot};
-use super::task::{CONNECT_TIMEOUT, Credentials, Dirty, Task};
+use super::task::{CONNECT_TIMEOUT, Dirty, Task};
 use super::{Event, PeerKey};
 use crate::config::PeerConfig;
 use crate::ids::{BoxId, ChannelId, ChannelName, tame};

@@ -36,6 +36,7 @@ mod clock;
 mod connection;
 mod directory;
 mod link;
+mod offers;
 mod others;
 #[cfg(test)]
 mod others_tests;

@@ -1,0 +1,240 @@
+//! What signalling says of viewers: their offers, and that they are to be let go.
+
+use std::time::Instant;
+
+use rand::Rng;
+use rand::distr::Alphanumeric;
+use tokio::sync::{mpsc, oneshot};
+
+use super::addresses::Hosts;
+use super::connection::{Connection, Context};
+use super::directory::Place;
+use super::others::Passed;
+use super::registry::Entry;
+use super::setup::Identity;
+use super::task::{CONNECT_TIMEOUT, Dirty, NEVER_REACHED, Task};
+use super::{Command, Event, PeerKey, PeerStatus};
+use crate::ids::tame;
+use crate::sibling::proof::Proof;
+
+/// Longest offer that is looked at. Browsers write some 700 bytes for a data channel; with many
+/// candidates a few KiB.
+const MAX_OFFER: usize = 32 * 1024;
+
+/// Length of our ICE username fragment: RFC 8839 section 5.4 asks for at least 4 characters and 24
+/// random bits; 12 of 62 letters cannot be guessed by who has not seen the answer.
+const UFRAG_LEN: usize = 12;
+
+/// RFC 8839 section 5.4: at least 22 characters and 128 random bits.
+const PASSWORD_LEN: usize = 24;
+
+/// Why a connection is replaced.
+pub(super) const OFFERED_ANEW: &str = "it made a new offer";
+
+/// The credentials of a connection, ours alone.
+pub(super) struct Credentials {
+    pub(super) ufrag: String,
+    password: String,
+}
+
+impl Task {
+    pub(super) fn command(&mut self, command: Command, dirty: &mut Dirty) {
+        match command {
+            Command::Offer { key, sdp, proof } => self.offer(key, &sdp, proof, dirty),
+            Command::Call { key } => self.call(key, dirty),
+            Command::Answer { key, sdp, proof } => self.answered(&key, &sdp, proof, dirty),
+            Command::Candidate { key, candidate } => {
+                if let Some((slot, entry)) = self.registry.entry_of(&key) {
+                    entry.connection.candidate(&candidate);
+                    dirty.insert(slot);
+                }
+            }
+            Command::Drop { key } => match self.directory.strike(&key) {
+                Some((ufrag, Place::At(index))) if index == self.others.own() => {
+                    self.dropped(&ufrag, dirty);
+                }
+                Some((ufrag, Place::At(index))) => {
+                    // Should that be more than it can take, the peer leaves by itself.
+                    let _ = self.others.pass(index, Passed::Dropped(ufrag));
+                }
+                Some((_, Place::Waiting(_))) | None => {}
+            },
+            Command::List(reply) => self.list_all(reply),
+        }
+    }
+
+    /// Says who is there, with all tasks, as soon as all of them have said it.
+    fn list_all(&self, reply: oneshot::Sender<Vec<PeerStatus>>) {
+        let now = Instant::now();
+        let (parts, mut listed) = mpsc::channel(self.others.count());
+        self.others.list(&parts);
+        let mut all = self.list(now);
+        all.extend(self.directory.waiting(|entry| entry.connection.status(now)));
+        drop(parts);
+        tokio::spawn(async move {
+            while let Some(part) = listed.recv().await {
+                all.extend(part);
+            }
+            all.sort_by(|a, b| (&a.channel, &a.id).cmp(&(&b.channel, &b.id)));
+            // Whoever asked may have gone in the meantime.
+            let _ = reply.send(all);
+        });
+    }
+
+    pub(super) fn list(&self, now: Instant) -> Vec<PeerStatus> {
+        let entries = self.registry.entries();
+        entries.map(|entry| entry.connection.status(now)).collect()
+    }
+
+    /// A peer of ours has made a new offer.
+    pub(super) fn replaced(&mut self, ufrag: &str) {
+        if let Some(slot) = self.registry.slot_named(ufrag) {
+            self.remove(slot, OFFERED_ANEW);
+        }
+    }
+
+    /// The signalling server wants a peer of ours dropped.
+    pub(super) fn dropped(&mut self, ufrag: &str, dirty: &mut Dirty) {
+        if let Some(slot) = self.registry.slot_named(ufrag)
+            && let Some(entry) = self.registry.get_mut(slot)
+        {
+            entry.connection.close();
+            dirty.insert(slot);
+        }
+    }
+
+    fn offer(&mut self, key: PeerKey, sdp: &str, proof: Option<Proof>, dirty: &mut Dirty) {
+        let sibling = self.calls.sibling_who_offers(&key, sdp, proof);
+        if let Some((_, entry)) = self.registry.entry_of(&key) {
+            let calling = entry.connection.offered().is_some();
+            let own = self.context.siblings.own();
+            if calling && sibling.as_ref().is_some_and(|sibling| sibling < own) {
+                // Both call at once: the call of the greater one stands.
+                return;
+            }
+        }
+        match self.directory.strike(&key) {
+            Some((ufrag, Place::At(index))) if index == self.others.own() => {
+                self.replaced(&ufrag);
+            }
+            Some((ufrag, Place::At(index))) => {
+                // Should that be more than it can take, the old connection ends by its own timers.
+                let _ = self.others.pass(index, Passed::Replaced(ufrag));
+            }
+            Some((_, Place::Waiting(_))) | None => {}
+        }
+        let refused = match sdp.len() {
+            len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
+            _ => self.no_place(),
+        };
+        if let Some(reason) = refused {
+            self.tell_refusal(&key, &reason);
+            return self.report(Event::Failed { key });
+        }
+        let now = Instant::now();
+        let credentials = Credentials::random();
+        let answered = self.with_identity(&credentials, |identity, context| {
+            Connection::answer(now, key.clone(), identity, sdp, sibling.clone(), context)
+        });
+        match answered {
+            Ok((connection, answer)) => {
+                let entry = Entry::new(key.clone(), credentials.ufrag, connection, false);
+                match sibling {
+                    Some(_) => self.enter(entry, dirty),
+                    None => self.let_wait(now, entry),
+                }
+                let proof = sibling.and_then(|_| self.prove_answer(&key, sdp, &answer));
+                self.report(Event::Answer {
+                    key,
+                    sdp: answer,
+                    proof,
+                });
+            }
+            Err(error) => {
+                self.tell_refusal(&key, &format!("its offer cannot be used: {error}"));
+                self.report(Event::Failed { key });
+            }
+        }
+    }
+
+    fn tell_refusal(&mut self, key: &PeerKey, why: &str) {
+        match self.refusals.tell(Instant::now(), key, why) {
+            Some(line) => log::warn!("{line}"),
+            None => log::debug!("{key}: refused: {}", tame(why)),
+        }
+    }
+
+    /// Why there is no place for another peer, if there is none.
+    pub(super) fn no_place(&self) -> Option<String> {
+        if self.stopping {
+            return Some("the box stops".to_owned());
+        }
+        let peers = self.directory.is_full()?;
+        Some(format!(
+            "the box has {peers} peers already ([peer] max-peers)"
+        ))
+    }
+
+    pub(super) fn with_identity<T>(
+        &self,
+        credentials: &Credentials,
+        build: impl FnOnce(Identity<'_>, &Context) -> T,
+    ) -> T {
+        let hosts = Hosts::now(self.socket.port());
+        let identity = Identity {
+            credentials: (&credentials.ufrag, &credentials.password),
+            hosts: &hosts,
+        };
+        build(identity, &self.context)
+    }
+
+    /// Takes in a peer that stays with this task, whoever hears it.
+    pub(super) fn enter(&mut self, entry: Box<Entry>, dirty: &mut Dirty) {
+        let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
+        let place = Place::At(self.others.own());
+        self.directory.enter(key, ufrag, place);
+        self.admit(entry, dirty);
+    }
+
+    /// Has a viewer wait for the task that will hear it.
+    fn let_wait(&mut self, now: Instant, entry: Box<Entry>) {
+        let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
+        self.waiting
+            .push_back((now + CONNECT_TIMEOUT, ufrag.clone()));
+        self.directory.enter(key, ufrag, Place::Waiting(entry));
+    }
+
+    /// Gives up viewers who have waited in vain.
+    pub(super) fn give_up_waiting(&mut self, now: Instant) {
+        while let Some((until, _)) = self.waiting.front()
+            && (*until <= now || self.stopping)
+        {
+            let Some((_, ufrag)) = self.waiting.pop_front() else {
+                return;
+            };
+            if let Some(entry) = self.directory.give_up(&ufrag)
+                && !self.stopping
+            {
+                self.context.metrics.peers_unreached.add(1);
+                log::info!("{}: viewer left: {NEVER_REACHED}", entry.key);
+            }
+        }
+    }
+}
+
+impl Credentials {
+    pub(super) fn random() -> Self {
+        Self {
+            ufrag: random_text(UFRAG_LEN),
+            password: random_text(PASSWORD_LEN),
+        }
+    }
+}
+
+fn random_text(len: usize) -> String {
+    rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(len)
+        .map(char::from)
+        .collect()
+}
