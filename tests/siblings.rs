@@ -112,6 +112,36 @@ async fn two_boxes_fetch_each_segment_once_for_both() {
 }
 
 #[tokio::test]
+async fn two_boxes_of_two_channels_fetch_each_segment_of_both_once() {
+    let (news, sport) = (
+        Origin::start(Live::default()).await,
+        Origin::start(Live::default()).await,
+    );
+    let server = Server::start().await;
+    let both = || {
+        with_secret(&news)
+            .and_channel("sport", sport.url())
+            .at(&server.url)
+    };
+    let one = Daemon::start(both()).await;
+    let two = Daemon::start(both()).await;
+    for daemon in [&one, &two] {
+        eventually("the boxes meet for both", MEET_WITHIN, async || {
+            let status = daemon.status().await;
+            let peers = status["peers"].as_array().unwrap();
+            let open = |peer: &&serde_json::Value| peer["sibling"] == true && peer["open"] == true;
+            (peers.iter().filter(open).count() == 2).then_some(())
+        })
+        .await;
+    }
+    for origin in [&news, &sport] {
+        let mut first = Viewer::join(&server.url, &origin.url()).await;
+        let mut second = Viewer::join(&server.url, &origin.url()).await;
+        share(origin, &mut first, &mut second).await;
+    }
+}
+
+#[tokio::test]
 async fn two_boxes_meet_through_a_server_that_knows_nothing_of_boxes() {
     let origin = Origin::start(Live::default()).await;
     let relay = Relay::start(Habits {

@@ -145,20 +145,28 @@ impl Task {
         }
         let now = Instant::now();
         let credentials = Credentials::random();
-        let called = self.with_identity(&credentials, |identity, context| {
+        let port = match self.socket.open_line() {
+            Ok(port) => port,
+            Err(error) => {
+                log::error!("{key}: not called: there is no port for it: {error}");
+                return self.report(Event::Failed { key });
+            }
+        };
+        let called = self.with_identity(port, &credentials, |identity, context| {
             Connection::call(now, key.clone(), identity, context)
         });
         let (connection, sdp) = match called {
             Ok(called) => called,
             Err(error) => {
                 log::error!("{key}: not called: no offer could be made: {error}");
+                self.socket.close_line(port);
                 return self.report(Event::Failed { key });
             }
         };
         let Some(proof) = self.prove(&key, Subject::Offer { offer: &sdp }) else {
-            return;
+            return self.socket.close_line(port);
         };
-        let entry = Entry::new(key.clone(), credentials.ufrag, connection, true);
+        let entry = Entry::new(key.clone(), credentials.ufrag, connection, Some(port));
         self.enter(entry, dirty);
         self.report(Event::Offer { key, sdp, proof });
     }
@@ -255,7 +263,7 @@ impl Task {
         let Some(entry) = self.registry.get_mut(slot) else {
             return;
         };
-        let (key, called) = (entry.key.clone(), entry.called);
+        let (key, called) = (entry.key.clone(), entry.called.is_some());
         if let Some(sibling) = entry.connection.sibling().cloned() {
             log::info!("{key}: sibling box {sibling}: each segment is fetched once for both");
             self.context.siblings.opened(&key.channel, &sibling);
@@ -282,11 +290,12 @@ impl Task {
             && let Some(sibling) = entry.connection.sibling().cloned()
         {
             self.context.siblings.closed(&key.channel, &sibling);
-            if entry.called && !self.context.siblings.is_open(&key.channel, &sibling) {
+            if entry.called.is_some() && !self.context.siblings.is_open(&key.channel, &sibling) {
                 self.calls.has_lost(Instant::now(), key.clone());
             }
         }
-        if entry.called {
+        if let Some(port) = entry.called {
+            self.socket.close_line(port);
             self.report(match entry.announced {
                 true => Event::Closed { key },
                 false => Event::Failed { key },

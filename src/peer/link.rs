@@ -3,7 +3,8 @@
 //! It is full while the kernel takes no more, which is when the network card is behind, or while more
 //! has been sent than `[peer] max-upload` allows. Then whoever is closest to its deadline is sent to
 //! first, and a viewer whose segment would come too late is told so at once: it has other sources, and
-//! what it does not get makes room for the others.
+//! what it does not get makes room for the others. Where several tasks serve, each sees to its own viewers,
+//! and the kernel deals out the link to the sockets.
 
 use std::time::{Duration, Instant};
 

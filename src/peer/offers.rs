@@ -133,12 +133,12 @@ impl Task {
         }
         let now = Instant::now();
         let credentials = Credentials::random();
-        let answered = self.with_identity(&credentials, |identity, context| {
+        let answered = self.with_identity(self.socket.port(), &credentials, |identity, context| {
             Connection::answer(now, key.clone(), identity, sdp, sibling.clone(), context)
         });
         match answered {
             Ok((connection, answer)) => {
-                let entry = Entry::new(key.clone(), credentials.ufrag, connection, false);
+                let entry = Entry::new(key.clone(), credentials.ufrag, connection, None);
                 match sibling {
                     Some(_) => self.enter(entry, dirty),
                     None => self.let_wait(now, entry),
@@ -177,10 +177,11 @@ impl Task {
 
     pub(super) fn with_identity<T>(
         &self,
+        port: u16,
         credentials: &Credentials,
         build: impl FnOnce(Identity<'_>, &Context) -> T,
     ) -> T {
-        let hosts = Hosts::now(self.socket.port());
+        let hosts = Hosts::now(port);
         let identity = Identity {
             credentials: (&credentials.ufrag, &credentials.password),
             hosts: &hosts,

@@ -13,6 +13,10 @@ use super::transport::Datagram;
 /// Remote addresses remembered for one connection: a browser has a few interfaces.
 const MAX_ADDRESSES_PER_PEER: usize = 8;
 
+/// A remote address, and the port of ours at which it is heard: two calls of a box to another have the
+/// same remote address.
+type Path = (SocketAddr, u16);
+
 /// A place in the registry; never used twice.
 pub(super) type Slot = u64;
 
@@ -20,11 +24,11 @@ pub(super) struct Entry {
     pub(super) key: PeerKey,
     pub(super) ufrag: String,
     pub(super) connection: Connection,
-    /// This box called, and reports how that goes.
-    pub(super) called: bool,
+    /// This box called, by this port of its own, and reports how that goes.
+    pub(super) called: Option<u16>,
     /// It is open, and whom it concerns has been told.
     pub(super) announced: bool,
-    addresses: heapless::Vec<SocketAddr, MAX_ADDRESSES_PER_PEER>,
+    addresses: heapless::Vec<Path, MAX_ADDRESSES_PER_PEER>,
     /// When it wants to be looked at.
     pub(super) due: Instant,
     /// Its place among those who can be sent something.
@@ -37,7 +41,7 @@ impl Entry {
         key: PeerKey,
         ufrag: String,
         connection: Connection,
-        called: bool,
+        called: Option<u16>,
     ) -> Box<Self> {
         Box::new(Self {
             key,
@@ -71,7 +75,7 @@ pub(super) struct Registry {
     entries: HashMap<Slot, Box<Entry>>,
     by_key: HashMap<PeerKey, Slot>,
     by_ufrag: HashMap<String, Slot>,
-    by_address: HashMap<SocketAddr, Slot>,
+    by_address: HashMap<Path, Slot>,
     elsewhere: HashMap<SocketAddr, Index>,
 }
 
@@ -144,7 +148,7 @@ impl Registry {
         let ufrag = stun::local_ufrag(&datagram.bytes)?;
         let slot = self.by_ufrag.get(&ufrag).copied()?;
         let entry = self.entries.get(&slot)?;
-        let is_viewer = !entry.called && entry.connection.sibling().is_none();
+        let is_viewer = entry.called.is_none() && entry.connection.sibling().is_none();
         (is_viewer && !entry.connection.is_open()).then_some(slot)
     }
 
@@ -172,26 +176,26 @@ impl Registry {
     /// # Errors
     /// The datagram, when it is nobody's.
     pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Result<Slot, Unknown> {
-        let from = datagram.from;
+        let path = (datagram.from, datagram.to.port());
         let ufrag = stun::local_ufrag(&datagram.bytes);
         // Who uses the address of another anew is not that other.
         let slot = match &ufrag {
             Some(ufrag) => self.by_ufrag.get(ufrag).copied(),
-            None => self.by_address.get(&from).copied(),
+            None => self.by_address.get(&path).copied(),
         };
         let Some((slot, entry)) = slot.and_then(|slot| Some((slot, self.entries.get_mut(&slot)?)))
         else {
             return Err(Unknown { ufrag, datagram });
         };
         // One of more addresses than are remembered is answered, and not learned.
-        if ufrag.is_some() && !entry.addresses.contains(&from) && entry.addresses.push(from).is_ok()
+        if ufrag.is_some() && !entry.addresses.contains(&path) && entry.addresses.push(path).is_ok()
         {
-            self.elsewhere.remove(&from);
-            if let Some(before) = self.by_address.insert(from, slot)
+            self.elsewhere.remove(&path.0);
+            if let Some(before) = self.by_address.insert(path, slot)
                 && let Some(other) = self.entries.get_mut(&before)
             {
                 // The browser uses the same port for a new connection.
-                other.addresses.retain(|address| *address != from);
+                other.addresses.retain(|address| *address != path);
             }
         }
         if let Some(entry) = self.entries.get_mut(&slot) {

@@ -4,10 +4,15 @@
 //! A kernel without UDP GSO, which is one from before 2018 (Linux 4.18), as set-top boxes have them, gets
 //! many datagrams in one call of sendmmsg(2); so it is with a network card that turns out not to be able to.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use nix::libc::{in_addr, in_pktinfo};
@@ -54,15 +59,22 @@ pub(super) struct Port {
 pub(super) struct Bound(std::net::UdpSocket);
 
 pub(super) struct Socket {
-    io: UdpSocket,
-    state: UdpSocketState,
-    local: SocketAddr,
+    /// That of the port, and one for each call.
+    lines: Vec<Line>,
     queue: VecDeque<Datagram>,
-    is_blocked: bool,
+    /// The port of the line of which the kernel takes no more.
+    blocked: Option<u16>,
     /// Datagrams of one length to one address, as one system call sends them.
     batch: Vec<u8>,
     /// Pages of it that are never written take no memory.
     read_buffer: Box<[u8]>,
+}
+
+/// A socket of the system's.
+struct Line {
+    io: UdpSocket,
+    state: UdpSocketState,
+    local: SocketAddr,
 }
 
 impl Port {
@@ -104,6 +116,14 @@ impl Port {
     }
 }
 
+fn first_ready<T>(polls: impl Iterator<Item = Poll<T>>) -> Poll<T> {
+    // All are asked, so that each wakes whoever waits.
+    polls.fold(Poll::Pending, |first, poll| match first {
+        Poll::Ready(_) => first,
+        Poll::Pending => poll,
+    })
+}
+
 fn any(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
 }
@@ -122,7 +142,18 @@ impl Bound {
     /// # Errors
     /// What the system says.
     pub(super) fn open(self) -> io::Result<Socket> {
-        let Self(socket) = self;
+        Ok(Socket {
+            lines: vec![Line::open(self.0)?],
+            queue: VecDeque::new(),
+            blocked: None,
+            batch: Vec::new(),
+            read_buffer: vec![0; READS * READ_BUFFER].into_boxed_slice(),
+        })
+    }
+}
+
+impl Line {
+    fn open(socket: std::net::UdpSocket) -> io::Result<Self> {
         let local = socket.local_addr()?;
         let state = UdpSocketState::new((&socket).into())?;
         // After `quinn-udp`, which forbids to fragment: a viewer behind a tunnel gets what is too long
@@ -130,35 +161,18 @@ impl Bound {
         if let Err(error) = set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::OMIT) {
             log::warn!("viewers behind a tunnel may be out of reach: {error}");
         }
-        Ok(Socket {
+        Ok(Self {
             io: UdpSocket::from_std(socket)?,
             state,
             local,
-            queue: VecDeque::new(),
-            is_blocked: false,
-            batch: Vec::new(),
-            read_buffer: vec![0; READS * READ_BUFFER].into_boxed_slice(),
         })
     }
-}
 
-impl Socket {
-    pub(super) fn port(&self) -> u16 {
-        self.local.port()
-    }
-
-    /// Waits until something can be read.
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        self.io.readable().await
-    }
-
-    /// Reads what is there, without waiting, and has `take` see each datagram. `true` when there may be
-    /// more.
-    pub(super) fn read(&mut self, mut take: impl FnMut(Datagram)) -> bool {
+    /// As [`Socket::read`].
+    fn read(&self, read_buffer: &mut [u8], mut take: impl FnMut(Datagram)) -> bool {
         let mut meta = [RecvMeta::default(); READS];
         let (io, state) = (&self.io, &self.state);
-        let buffers: heapless::Vec<_, READS> = self
-            .read_buffer
+        let buffers: heapless::Vec<_, READS> = read_buffer
             .chunks_mut(READ_BUFFER)
             .map(IoSliceMut::new)
             .collect();
@@ -175,11 +189,8 @@ impl Socket {
                 _ => Err(io::ErrorKind::WouldBlock.into()),
             }
         });
-        for (meta, buffer) in meta
-            .iter()
-            .zip(self.read_buffer.chunks(READ_BUFFER))
-            .take(count)
-        {
+        let read = meta.iter().zip(read_buffer.chunks(READ_BUFFER));
+        for (meta, buffer) in read.take(count) {
             let mut to = self.local;
             if let Some(ip) = meta.dst_ip {
                 to.set_ip(ip);
@@ -193,6 +204,56 @@ impl Socket {
             }
         }
         all.is_ok()
+    }
+}
+
+impl Socket {
+    pub(super) fn port(&self) -> u16 {
+        self.lines[0].local.port()
+    }
+
+    /// Opens a port for a call. Both ends of a call between two boxes would else have the same two
+    /// addresses as another one, as where they share several channels, and nothing but its addresses
+    /// says of a DTLS record whose it is.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn open_line(&mut self) -> io::Result<u16> {
+        let socket = socket(SEND_BUFFER)?;
+        socket.bind(&any(0).into())?;
+        let line = Line::open(socket.into())?;
+        let port = line.local.port();
+        self.lines.push(line);
+        Ok(port)
+    }
+
+    /// Closes the port of a call; what waits to be sent from it is lost.
+    pub(super) fn close_line(&mut self, port: u16) {
+        let own = self.port();
+        self.lines
+            .retain(|line| line.local.port() == own || line.local.port() != port);
+    }
+
+    /// Waits until something can be read.
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            let ready = self
+                .lines
+                .iter()
+                .map(|line| line.io.poll_recv_ready(context));
+            first_ready(ready)
+        })
+        .await
+    }
+
+    /// Reads what is there, without waiting, and has `take` see each datagram. `true` when there may be
+    /// more.
+    pub(super) fn read(&mut self, mut take: impl FnMut(Datagram)) -> bool {
+        let mut more = false;
+        for line in &self.lines {
+            more |= line.read(&mut self.read_buffer, &mut take);
+        }
+        more
     }
 
     /// Adds a datagram to what [`Self::flush`] sends.
@@ -209,24 +270,33 @@ impl Socket {
 
     /// Whether the kernel takes no more: that is the link's own pace.
     pub(super) fn is_blocked(&self) -> bool {
-        self.is_blocked
+        self.blocked.is_some()
     }
 
     /// Waits until the kernel takes more.
     pub(super) async fn writable(&self) -> io::Result<()> {
-        self.io.writable().await
+        poll_fn(|context| {
+            let blocked = self
+                .lines
+                .iter()
+                .filter(|line| Some(line.local.port()) == self.blocked);
+            first_ready(blocked.map(|line| line.io.poll_send_ready(context)))
+        })
+        .await
     }
 
     /// Sends what is queued, as far as the kernel takes it, and gives how many bytes that was. A
     /// datagram that the system refuses is lost like any other on the way.
     pub(super) fn flush(&mut self) -> usize {
         let mut sent = 0;
-        self.is_blocked = false;
+        self.blocked = None;
         while let Some(first) = self.queue.front() {
-            let (to, has_gso) = (first.to, self.state.max_gso_segments() > 1);
-            let (tried, result) = match has_gso {
-                true => self.send_batch(),
-                false => self.send_many(),
+            let (to, port) = (first.to, first.from.port());
+            let (tried, result) = match self.line(port) {
+                // The call is over.
+                None => (1, Ok(1)),
+                Some(line) if line.state.max_gso_segments() > 1 => self.send_batch(),
+                Some(_) => self.send_many(),
             };
             let gone = match result {
                 Ok(count) => {
@@ -235,7 +305,7 @@ impl Socket {
                     count
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.is_blocked = true;
+                    self.blocked = Some(port);
                     break;
                 }
                 Err(error) => {
@@ -248,11 +318,21 @@ impl Socket {
         sent
     }
 
+    /// The first datagram of the queue, and what it is sent by.
+    fn first(&self) -> Option<(&Datagram, &Line)> {
+        let first = self.queue.front()?;
+        Some((first, self.line(first.from.port())?))
+    }
+
+    fn line(&self, port: u16) -> Option<&Line> {
+        self.lines.iter().find(|line| line.local.port() == port)
+    }
+
     /// Sends the first datagrams of the queue, of one length and to one address, by UDP GSO. Gives how
     /// many were tried, and how many were sent.
     fn send_batch(&mut self) -> (usize, io::Result<usize>) {
         let count = self.fill_batch();
-        let Some(first) = self.queue.front() else {
+        let Some((first, line)) = self.first() else {
             return (0, Ok(0));
         };
         let transmit = Transmit {
@@ -262,7 +342,7 @@ impl Socket {
             segment_size: (count > 1).then_some(first.bytes.len()),
             src_ip: Some(first.from.ip()).filter(|ip| !ip.is_unspecified()),
         };
-        let (io, state) = (&self.io, &self.state);
+        let (io, state) = (&line.io, &line.state);
         let sent = io.try_io(Interest::WRITABLE, || state.try_send(io.into(), &transmit));
         (count, sent.map(|()| count))
     }
@@ -270,18 +350,21 @@ impl Socket {
     /// Sends the first datagrams of the queue, to whomever, by sendmmsg(2). Gives how many are lost if
     /// that fails, and how many were sent.
     fn send_many(&mut self) -> (usize, io::Result<usize>) {
-        let from = self.queue.front().map(|first| first.from.ip());
+        let Some((first, line)) = self.first() else {
+            return (0, Ok(0));
+        };
+        let from = first.from;
         // What the call is told of the source holds for all of them.
         let many = self.queue.iter().take(MAX_BATCH);
-        let many = many.take_while(|datagram| Some(datagram.from.ip()) == from);
+        let many = many.take_while(|datagram| datagram.from == from);
         let (slices, to): (Vec<_>, Vec<_>) = many
             .map(|datagram| {
                 let to = Some(SockaddrStorage::from(datagram.to));
                 ([IoSlice::new(&datagram.bytes)], to)
             })
             .unzip();
-        let info = match from {
-            Some(IpAddr::V4(from)) if !from.is_unspecified() => Some(in_pktinfo {
+        let info = match from.ip() {
+            IpAddr::V4(from) if !from.is_unspecified() => Some(in_pktinfo {
                 ipi_ifindex: 0,
                 ipi_spec_dst: in_addr {
                     s_addr: u32::from_ne_bytes(from.octets()),
@@ -293,8 +376,8 @@ impl Socket {
         let space = info.map(|_| nix::cmsg_space!(in_pktinfo));
         let info: Vec<_> = info.iter().map(ControlMessage::Ipv4PacketInfo).collect();
         let mut headers = MultiHeaders::preallocate(slices.len(), space);
-        let sent = self.io.try_io(Interest::WRITABLE, || {
-            let (fd, flags) = (self.io.as_raw_fd(), MsgFlags::empty());
+        let sent = line.io.try_io(Interest::WRITABLE, || {
+            let (fd, flags) = (line.io.as_raw_fd(), MsgFlags::empty());
             let sent = sendmmsg(fd, &mut headers, &slices, &to, &info, flags)?;
             Ok(sent.count())
         });
@@ -309,9 +392,12 @@ impl Socket {
         let Some(first) = self.queue.front() else {
             return 0;
         };
+        let Some(line) = self.line(first.from.port()) else {
+            return 0;
+        };
         let (from, to, segment) = (first.from, first.to, first.bytes.len());
         // Falls to one when a network card turns out not to be able to.
-        let most = self.state.max_gso_segments().clamp(1, MAX_BATCH);
+        let most = line.state.max_gso_segments().clamp(1, MAX_BATCH);
         let mut count = 0;
         for datagram in self.queue.iter().take(most) {
             if datagram.to != to || datagram.from != from || datagram.bytes.len() > segment {
@@ -324,106 +410,5 @@ impl Socket {
             }
         }
         count
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_sockets_share_the_port_with_each_other_and_with_nobody_else() {
-        let port = Port::bind(0, 3).unwrap();
-        let number = port.number();
-        for sockets in [1, 3] {
-            let again = Port::bind(number, sockets);
-            assert!(matches!(again, Err(PeerError::PortInUse(taken)) if taken == number));
-        }
-        assert_eq!(port.sockets().len(), 3);
-    }
-
-    fn open() -> Socket {
-        let [bound] = Port::bind(0, 1).unwrap().sockets().try_into().ok().unwrap();
-        bound.open().unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_kernel_without_gso_is_given_many_datagrams_of_many_in_one_call() {
-        let mut socket = open();
-        let receivers: Vec<_> = (0..3)
-            .map(|_| std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
-            .collect();
-        // Another address of the same machine than the one that the kernel would choose.
-        let from = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 2), socket.port()));
-        for number in 0..9_u8 {
-            socket.queue(Datagram {
-                from,
-                to: receivers[usize::from(number) % 3].local_addr().unwrap(),
-                bytes: BytesMut::from(&vec![number; 100 + usize::from(number)][..]),
-            });
-        }
-        socket.io.writable().await.unwrap();
-        assert_eq!(socket.send_many().1.unwrap(), 9);
-        for number in 0..9_u8 {
-            let mut bytes = [0; 2000];
-            let (length, sender) = receivers[usize::from(number) % 3]
-                .recv_from(&mut bytes)
-                .unwrap();
-            assert_eq!((length, bytes[0]), (100 + usize::from(number), number));
-            assert_eq!(sender, from);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_datagram_that_cannot_be_sent_costs_the_others_nothing() {
-        let mut socket = open();
-        let receiver = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let to = receiver.local_addr().unwrap();
-        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        for to in [to, nowhere, to] {
-            let bytes = BytesMut::from(&b"a datagram"[..]);
-            let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-            socket.queue(Datagram { from, to, bytes });
-        }
-        socket.io.writable().await.unwrap();
-        let sent: Vec<_> = std::iter::from_fn(|| {
-            let (lost, result) = (!socket.queue.is_empty()).then(|| socket.send_many())?;
-            socket
-                .queue
-                .drain(..result.as_ref().copied().unwrap_or(lost));
-            Some(result.is_ok())
-        })
-        .collect();
-        assert_eq!(sent, [true, false, true]);
-        for _ in 0..2 {
-            assert_eq!(receiver.recv(&mut [0; 100]).unwrap(), 10);
-        }
-    }
-
-    #[tokio::test]
-    async fn what_comes_from_many_ports_comes_up_at_every_socket() {
-        const SENDERS: usize = 64;
-        let port = Port::bind(0, 2).unwrap();
-        let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()));
-        let mut sockets: Vec<Socket> = port
-            .sockets()
-            .into_iter()
-            .map(|socket| socket.open().unwrap())
-            .collect();
-        for _ in 0..SENDERS {
-            let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            sender.send_to(b"check", to).unwrap();
-        }
-        let mut heard = [0; 2];
-        while heard.iter().sum::<usize>() < SENDERS {
-            for (socket, heard) in sockets.iter_mut().zip(&mut heard) {
-                let ready =
-                    tokio::time::timeout(std::time::Duration::from_millis(1), socket.readable());
-                if ready.await.is_ok() {
-                    while socket.read(|_| *heard += 1) {}
-                }
-            }
-        }
-        assert!(heard.iter().all(|heard| *heard > 0), "{heard:?}");
     }
 }

@@ -330,7 +330,7 @@ impl Task {
         let connect_by = connection.created() + CONNECT_TIMEOUT;
         let mut life = life;
         if life == Life::Open && !connection.is_open() && now >= connect_by {
-            life = if connection.is_reached() || entry.called {
+            life = if connection.is_reached() || entry.called.is_some() {
                 Life::Over("its channel did not open in time")
             } else {
                 self.context.metrics.peers_unreached.add(1);
@@ -340,6 +340,7 @@ impl Task {
         if let Life::Over(why) = life {
             connection.close();
             connection.drive(now, &mut self.socket, &self.context);
+            self.flush(now);
             return self.remove(slot, why);
         }
         let mut due = connection.next_timeout().unwrap_or(connect_by);
