@@ -198,7 +198,10 @@ impl Task {
     }
 
     /// Has a viewer wait for the task that will hear it.
-    fn let_wait(&mut self, now: Instant, entry: Box<Entry>) {
+    fn let_wait(&mut self, now: Instant, mut entry: Box<Entry>) {
+        // The stack begins when it is first told the time. It has nothing to say yet.
+        entry.connection.timeout(now);
+        entry.connection.drive(now, &mut self.socket, &self.context);
         let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
         self.waiting
             .push_back((now + CONNECT_TIMEOUT, ufrag.clone()));

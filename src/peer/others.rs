@@ -5,7 +5,7 @@
 //! nominates decides, until its channel is open. Who moves on afterwards, as by Wi-Fi that roams, or is
 //! a sibling, which stays with the first task, has its datagrams passed on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -22,6 +22,10 @@ const QUEUE: usize = 1024;
 
 /// Bytes of a datagram that is passed on at most: what fits into an Ethernet frame.
 const MAX_PASSED: usize = 1500;
+
+/// How much later than our answer to a viewer's first check our own check is sent: libdatachannel opens
+/// 20 ms later when it gets both at once.
+const ANSWER_FIRST: Duration = Duration::from_millis(1);
 
 pub(super) enum Passed {
     /// A datagram of a peer, at the socket of this task.
@@ -163,7 +167,14 @@ impl Task {
         }
     }
 
-    fn take_in(&mut self, now: Instant, viewer: Box<Entry>, heard: Datagram, dirty: &mut Dirty) {
+    fn take_in(
+        &mut self,
+        now: Instant,
+        mut viewer: Box<Entry>,
+        heard: Datagram,
+        dirty: &mut Dirty,
+    ) {
+        viewer.due = now + ANSWER_FIRST;
         let slot = self.admit(viewer, dirty);
         if self.stopping
             && let Some(entry) = self.registry.get_mut(slot)
