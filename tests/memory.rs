@@ -26,14 +26,14 @@ use tokio::time::Instant;
 const CHANNELS: usize = 20;
 const VIEWERS: usize = 100;
 
-/// `[memory] max-buffers`: a quarter of what the viewers and downloads would take of a larger one.
-const BUDGET: usize = 4 << 20;
+/// `[memory] max-buffers`: half of what the viewers and downloads would take of a larger one.
+const BUDGET: usize = 8 << 20;
 /// More than they can take.
 const AMPLE: usize = 64 << 20;
 /// What media in flight may cost beyond the budget: a viewer's last packet goes beyond its share, the
 /// heap has gaps, and everything else that is done meanwhile is in it.
 const SLACK: usize = BUDGET / 2;
-/// Where whole segments come and go in memory, its gaps are as large (4.7 MiB were seen).
+/// Where whole segments come and go in memory, its gaps are as large (5.2 MiB were seen).
 const SLACK_WITHOUT_DISK: usize = BUDGET;
 /// What the kernel counts besides: files of the store that it has not written yet, sockets.
 const KERNEL: usize = 16 << 20;
@@ -203,7 +203,7 @@ async fn the_budget_bounds_what_a_hundred_slow_viewers_of_twenty_channels_cost()
         // much of what may be taken is held at the same moment is a matter of the machine's speed.
         let Cost { taken, .. } = cost(AMPLE, min_free).await;
         assert!(
-            taken > 2.0 * BUDGET as f64,
+            taken > 1.5 * BUDGET as f64,
             "only {taken} bytes: that was no test"
         );
     }
