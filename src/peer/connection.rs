@@ -343,6 +343,9 @@ impl Connection {
                     }
                     None => Session::new(context.session),
                 });
+                if self.stopping {
+                    self.input(now, Input::Stop, context);
+                }
             }
             Heard::Text(text) => self.input(now, Input::Text(&text), context),
             Heard::Packet(packet) => {

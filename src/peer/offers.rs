@@ -198,10 +198,7 @@ impl Task {
     }
 
     /// Has a viewer wait for the task that will hear it.
-    fn let_wait(&mut self, now: Instant, mut entry: Box<Entry>) {
-        // The stack begins when it is first told the time. It has nothing to say yet.
-        entry.connection.timeout(now);
-        entry.connection.drive(now, &mut self.socket, &self.context);
+    fn let_wait(&mut self, now: Instant, entry: Box<Entry>) {
         let (key, ufrag) = (entry.key.clone(), entry.ufrag.clone());
         self.waiting
             .push_back((now + CONNECT_TIMEOUT, ufrag.clone()));

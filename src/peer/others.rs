@@ -20,6 +20,9 @@ use super::transport::Datagram;
 /// lost, like any datagram.
 const QUEUE: usize = 1024;
 
+/// Of these, so many are taken before anything is driven: some four reads of the socket.
+const PASSED_PER_ROUND: usize = 256;
+
 /// Bytes of a datagram that is passed on at most: what fits into an Ethernet frame.
 const MAX_PASSED: usize = 1500;
 
@@ -76,7 +79,6 @@ impl Others {
     }
 
     /// What has come from them.
-    #[cfg(test)]
     pub(super) fn try_passed(&mut self) -> Option<Passed> {
         self.passed.try_recv().ok()
     }
@@ -103,6 +105,16 @@ impl Others {
 }
 
 impl Task {
+    /// Takes what else has come from the others.
+    pub(super) fn take_more_passed(&mut self, dirty: &mut Dirty) {
+        for _ in 0..PASSED_PER_ROUND {
+            let Some(passed) = self.others.try_passed() else {
+                return;
+            };
+            self.take_passed(passed, dirty);
+        }
+    }
+
     /// Takes what comes from the others.
     pub(super) fn take_passed(&mut self, passed: Passed, dirty: &mut Dirty) {
         let now = Instant::now();
@@ -130,7 +142,12 @@ impl Task {
         let at = match ufrag {
             None => self.registry.elsewhere(datagram.from),
             Some(ufrag) => match self.directory.named(&ufrag, own) {
-                Named::Taken(viewer) => return self.take_in(now, viewer, datagram, dirty),
+                Named::Taken(mut viewer) => {
+                    // The stack's patience begins when it is first told the time: now, and not with
+                    // the offer, which a browser's prompt may have held up.
+                    viewer.connection.timeout(now);
+                    return self.take_in(now, viewer, datagram, dirty);
+                }
                 Named::At(index) => {
                     self.registry.is_elsewhere(datagram.from, index);
                     Some(index)
@@ -162,8 +179,10 @@ impl Task {
         if let Err(Passed::Viewer(viewer, heard)) =
             self.others.pass(by, Passed::Viewer(viewer, heard))
         {
-            self.directory.moves(&ufrag, self.others.own());
-            self.take_in(now, viewer, heard, dirty);
+            // Unless it was struck out in the meantime.
+            if self.directory.moves(&ufrag, self.others.own()) {
+                self.take_in(now, viewer, heard, dirty);
+            }
         }
     }
 

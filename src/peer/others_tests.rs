@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use rtc::stun::attributes::{ATTR_USE_CANDIDATE, ATTR_USERNAME};
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::addresses::Hosts;
 use super::calls::Calls;
+use super::connection::Life;
 use super::others::{Others, Passed};
 use super::setup::Identity;
 use super::socket::Port;
@@ -303,5 +304,27 @@ async fn a_viewer_that_nobody_hears_is_given_up_in_time_and_one_that_was_heard_i
         assert_eq!(tasks.peers(), i64::from(hear));
         let unreached = tasks.metrics.peers_unreached.get();
         assert_eq!(unreached, u64::from(!hear));
+    }
+}
+
+#[tokio::test]
+async fn a_viewer_that_a_prompt_has_held_up_is_not_given_up_as_soon_as_it_is_heard() {
+    let mut tasks = two_tasks();
+    let ufrag = tasks.offered();
+    // Longer than the stack waits for a peer that it has once heard of.
+    let late = Instant::now() + CONNECT_TIMEOUT - Duration::from_secs(1);
+    let task = &mut tasks.tasks[SECOND];
+    let Err(unknown) = task.registry.deliver(late, check(&ufrag, HERE, false)) else {
+        panic!("nobody has this name yet");
+    };
+    task.hear_unknown(late, unknown, &mut tasks.dirty);
+    let slot = task.registry.slot_named(&ufrag).unwrap();
+    let mut now = late;
+    while now < late + Duration::from_secs(1) {
+        let connection = &mut task.registry.get_mut(slot).unwrap().connection;
+        connection.timeout(now);
+        let life = connection.drive(now, &mut task.socket, &task.context);
+        assert_eq!(life, Life::Open);
+        now += Duration::from_millis(20);
     }
 }

@@ -159,7 +159,7 @@ impl Registry {
 
     /// Remembers that this address is of a peer of another task.
     pub(super) fn is_elsewhere(&mut self, address: SocketAddr, index: Index) {
-        if self.elsewhere.len() >= MAX_ELSEWHERE {
+        if self.elsewhere.len() >= MAX_ELSEWHERE && !self.elsewhere.contains_key(&address) {
             self.elsewhere.clear();
         }
         self.elsewhere.insert(address, index);

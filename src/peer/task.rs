@@ -60,6 +60,8 @@ pub(super) struct Shared {
     siblings: Siblings,
     directory: Arc<Directory>,
     under_way: Arc<AtomicUsize>,
+    /// Tasks that have nothing more to send, of those that stop.
+    quiet: Arc<AtomicUsize>,
 }
 
 pub(super) struct Task {
@@ -79,6 +81,8 @@ pub(super) struct Task {
     /// Whom something can be sent, the most urgent first.
     turns: BTreeSet<(Instant, Slot)>,
     pub(super) stopping: bool,
+    quiet: Arc<AtomicUsize>,
+    is_quiet: bool,
     pub(super) refusals: Refusals,
 }
 
@@ -90,6 +94,7 @@ impl Shared {
                 Arc::clone(&parts.metrics),
             )),
             under_way: Arc::default(),
+            quiet: Arc::default(),
             config: parts.config.clone(),
             store: parts.store.clone(),
             budget: parts.budget.clone(),
@@ -136,6 +141,8 @@ impl Task {
             timers: BTreeSet::new(),
             waiting: VecDeque::new(),
             stopping: false,
+            quiet: shared.quiet,
+            is_quiet: false,
             refusals: Refusals::default(),
         }
     }
@@ -204,6 +211,7 @@ impl Task {
                 growth.mark_unchanged();
                 self.store_grown(now, &mut dirty);
             }
+            self.take_more_passed(&mut dirty);
             self.fire_timers(now, &mut dirty);
             self.give_up_waiting(now);
             self.call_again(now, &mut dirty);
@@ -214,9 +222,9 @@ impl Task {
             self.drive(now, &mut dirty);
             self.send(now);
             if self.stopping {
-                // A socket that is closed has the kernel deal all viewers out anew.
-                let of_others = self.context.under_way.load(Ordering::Relaxed) > 0;
-                if !(of_others || self.is_sending()) || give_up_at.is_some_and(|end| now >= end) {
+                // Together: a socket that is closed has the kernel deal all viewers out anew.
+                let all_quiet = self.count_quiet() == self.others.count();
+                if all_quiet || give_up_at.is_some_and(|end| now >= end) {
                     self.close_all(now);
                     return;
                 }
@@ -393,9 +401,16 @@ impl Task {
         self.channel_closed(&entry);
     }
 
-    fn is_sending(&mut self) -> bool {
+    /// How many tasks have nothing more to send; this one among them, if so it is.
+    fn count_quiet(&mut self) -> usize {
         let mut entries = self.registry.entries_mut();
-        entries.any(|(_, entry)| entry.connection.is_sending())
+        let is_quiet = !entries.any(|(_, entry)| entry.connection.is_sending());
+        drop(entries);
+        match (std::mem::replace(&mut self.is_quiet, is_quiet), is_quiet) {
+            (false, true) => self.quiet.fetch_add(1, Ordering::Relaxed) + 1,
+            (true, false) => self.quiet.fetch_sub(1, Ordering::Relaxed) - 1,
+            _ => self.quiet.load(Ordering::Relaxed),
+        }
     }
 
     fn begin_stop(&mut self, dirty: &mut Dirty) {
