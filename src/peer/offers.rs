@@ -31,6 +31,15 @@ const PASSWORD_LEN: usize = 24;
 /// Why a connection is replaced.
 pub(super) const OFFERED_ANEW: &str = "it made a new offer";
 
+/// Why a peer is let go.
+#[derive(Clone, Copy)]
+pub(super) enum LetGo {
+    /// It has made a new offer.
+    OfferedAnew,
+    /// The signalling server wants it dropped.
+    Dropped,
+}
+
 /// The credentials of a connection, ours alone.
 pub(super) struct Credentials {
     pub(super) ufrag: String,
@@ -49,16 +58,7 @@ impl Task {
                     dirty.insert(slot);
                 }
             }
-            Command::Drop { key } => match self.directory.strike(&key) {
-                Some((ufrag, Place::At(index))) if index == self.others.own() => {
-                    self.dropped(&ufrag, dirty);
-                }
-                Some((ufrag, Place::At(index))) => {
-                    // Should that be more than it can take, the peer leaves by itself.
-                    let _ = self.others.pass(index, Passed::Dropped(ufrag));
-                }
-                Some((_, Place::Waiting(_))) | None => {}
-            },
+            Command::Drop { key } => self.strike(&key, LetGo::Dropped, dirty),
             Command::List(reply) => self.list_all(reply),
         }
     }
@@ -86,20 +86,33 @@ impl Task {
         entries.map(|entry| entry.connection.status(now)).collect()
     }
 
-    /// A peer of ours has made a new offer.
-    pub(super) fn replaced(&mut self, ufrag: &str) {
-        if let Some(slot) = self.registry.slot_named(ufrag) {
-            self.remove(slot, OFFERED_ANEW);
+    /// Strikes out whoever has this key, and has it let go wherever it is.
+    fn strike(&mut self, key: &PeerKey, why: LetGo, dirty: &mut Dirty) {
+        match self.directory.strike(key) {
+            Some((ufrag, Place::At(index))) if index == self.others.own() => {
+                self.let_go(&ufrag, why, dirty);
+            }
+            Some((ufrag, Place::At(index))) => {
+                // Should that be more than it can take, the connection ends by its own timers.
+                let _ = self.others.pass(index, Passed::LetGo(ufrag, why));
+            }
+            Some((_, Place::Waiting(_))) | None => {}
         }
     }
 
-    /// The signalling server wants a peer of ours dropped.
-    pub(super) fn dropped(&mut self, ufrag: &str, dirty: &mut Dirty) {
-        if let Some(slot) = self.registry.slot_named(ufrag)
-            && let Some(entry) = self.registry.get_mut(slot)
-        {
-            entry.connection.close();
-            dirty.insert(slot);
+    /// Lets the peer of this name go, if it is here.
+    pub(super) fn let_go(&mut self, ufrag: &str, why: LetGo, dirty: &mut Dirty) {
+        let Some(slot) = self.registry.slot_named(ufrag) else {
+            return;
+        };
+        match why {
+            LetGo::OfferedAnew => self.remove(slot, OFFERED_ANEW),
+            LetGo::Dropped => {
+                if let Some(entry) = self.registry.get_mut(slot) {
+                    entry.connection.close();
+                    dirty.insert(slot);
+                }
+            }
         }
     }
 
@@ -113,16 +126,7 @@ impl Task {
                 return;
             }
         }
-        match self.directory.strike(&key) {
-            Some((ufrag, Place::At(index))) if index == self.others.own() => {
-                self.replaced(&ufrag);
-            }
-            Some((ufrag, Place::At(index))) => {
-                // Should that be more than it can take, the old connection ends by its own timers.
-                let _ = self.others.pass(index, Passed::Replaced(ufrag));
-            }
-            Some((_, Place::Waiting(_))) | None => {}
-        }
+        self.strike(&key, LetGo::OfferedAnew, dirty);
         let refused = match sdp.len() {
             len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
             _ => self.no_place(),

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::PeerStatus;
 use super::directory::{Index, Named};
+use super::offers::LetGo;
 use super::registry::{Entry, Unknown};
 use super::stun;
 use super::task::{Dirty, Task};
@@ -35,10 +36,8 @@ pub(super) enum Passed {
     Heard(Index, Datagram),
     /// A viewer, and what was heard of it.
     Viewer(Box<Entry>, Datagram),
-    /// The peer of this name has made a new offer.
-    Replaced(String),
-    /// The signalling server wants the peer of this name dropped.
-    Dropped(String),
+    /// The peer of this name is to be let go.
+    LetGo(String, LetGo),
     /// Somebody wants to know who is there.
     List(mpsc::Sender<Vec<PeerStatus>>),
 }
@@ -126,8 +125,7 @@ impl Task {
                     self.take_in(now, viewer, heard, dirty);
                 }
             }
-            Passed::Replaced(ufrag) => self.replaced(&ufrag),
-            Passed::Dropped(ufrag) => self.dropped(&ufrag, dirty),
+            Passed::LetGo(ufrag, why) => self.let_go(&ufrag, why, dirty),
             Passed::List(parts) => {
                 // Whoever asked has as many places as there are tasks.
                 let _ = parts.try_send(self.list(now));

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::addresses::Hosts;
 use super::calls::Calls;
 use super::connection::Life;
+use super::offers::LetGo;
 use super::others::{Others, Passed};
 use super::setup::Identity;
 use super::socket::Port;
@@ -232,7 +233,7 @@ async fn more_than_a_task_can_take_is_lost_and_a_viewer_is_not() {
     // The mailbox of the first task is full when the viewer is to go there.
     while tasks.tasks[SECOND]
         .others
-        .pass(FIRST, Passed::Replaced(String::new()))
+        .pass(FIRST, Passed::LetGo(String::new(), LetGo::OfferedAnew))
         .is_ok()
     {}
     tasks.heard(FIRST, check(&ufrag, THERE, true));

@@ -31,8 +31,9 @@ use super::transport::Datagram;
 /// net.core.rmem_max, without an error.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Bytes of send buffer asked of the kernel, for all sockets together: what waits for the network card. A few milliseconds of
-/// a fast link are enough to keep it busy; of a slow one it is what nobody can be served before.
+/// Bytes of send buffer asked of the kernel, for all sockets of the port together, and for that of each
+/// call: what waits for the network card. A few milliseconds of a fast link are enough to keep it busy;
+/// of a slow one it is what nobody can be served before.
 const SEND_BUFFER: usize = 1 << 20;
 
 /// Datagrams that one system call may send to one peer. More cost hardly less, and leave a browser's
