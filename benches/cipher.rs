@@ -29,12 +29,8 @@ struct Args {
     /// How much is encrypted.
     #[arg(long)]
     megabytes: Option<usize>,
-    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,7 +50,7 @@ impl Cipher {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let megabytes = args.megabytes.unwrap_or(if tiny { 1 } else { 1000 });
     let report = Report::default();
     for cipher in Cipher::value_variants() {

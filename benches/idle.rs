@@ -51,12 +51,8 @@ struct Args {
     /// The `edgeseed` to be measured, if not the one just built.
     #[arg(long)]
     bin: Option<PathBuf>,
-    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 fn main() -> ExitCode {
@@ -64,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(args: Args) -> Report {
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let starts = args.starts.unwrap_or(if tiny { 1 } else { 21 });
     let seconds = args.seconds.unwrap_or(if tiny { 1 } else { 60 });
     let live = Live {

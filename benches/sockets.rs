@@ -69,12 +69,8 @@ struct Args {
     /// What the server may need, in MB.
     #[arg(long, default_value_t = 200.0)]
     max_mb: f64,
-    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 /// The server as a child process; killed when dropped.
@@ -94,7 +90,7 @@ fn main() -> ExitCode {
 
 async fn measure(args: Args) -> Report {
     shared::raise_file_limit();
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let sockets = args.sockets.unwrap_or(if tiny { 50 } else { 10_000 });
     let length = Duration::from_secs(args.seconds.unwrap_or(if tiny { 1 } else { 60 }));
     let (server, addr) = start();

@@ -69,12 +69,8 @@ struct Args {
     /// The `edgeseed` to be measured, if not the one just built.
     #[arg(long)]
     bin: Option<PathBuf>,
-    /// What `cargo bench` adds. Without it this is a test of the generator: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 /// What the viewers saw.
@@ -90,7 +86,7 @@ fn main() -> ExitCode {
 }
 
 async fn measure(args: Args) -> Report {
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let viewers = args.viewers.unwrap_or(if tiny { 3 } else { 20 });
     let length = Duration::from_secs(args.seconds.unwrap_or(if tiny { 4 } else { 20 }));
     let segment_seconds = args.segment_seconds.unwrap_or(if tiny { 1 } else { 2 });

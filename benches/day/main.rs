@@ -71,12 +71,8 @@ struct Args {
     /// Viewers at once.
     #[arg(long, default_value_t = 6)]
     viewers: usize,
-    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 fn main() -> ExitCode {
@@ -85,7 +81,7 @@ fn main() -> ExitCode {
 
 async fn measure(args: Args) -> Report {
     shared::raise_file_limit();
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let hours = args.hours.unwrap_or(if tiny { 0.5 } else { 2.0 });
     let minutes = args.minutes.unwrap_or(hours / 2.0);
     let day = Duration::from_secs_f64(hours * 3600.0);

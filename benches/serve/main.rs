@@ -93,12 +93,8 @@ struct Args {
     /// What this process is started again for.
     #[arg(long, hide = true)]
     role: Option<String>,
-    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
-    #[arg(long, hide = true)]
-    bench: bool,
-    /// What `cargo bench -- --test` adds: a tiny run as well.
-    #[arg(long, hide = true)]
-    test: bool,
+    #[command(flatten)]
+    size: shared::Size,
 }
 
 /// A link's name and what it does to datagrams.
@@ -135,7 +131,7 @@ fn main() -> ExitCode {
 
 async fn measure(args: Args) -> shared::Report {
     shared::raise_file_limit();
-    let tiny = args.test || !args.bench;
+    let tiny = args.size.is_tiny();
     let or = |given: &[usize], all: &[usize]| match (given, tiny) {
         ([], true) => vec![1],
         ([], false) => all.to_vec(),

@@ -5,6 +5,24 @@
 
 use std::process::ExitCode;
 
+/// How much is measured, by what Cargo adds to the arguments.
+#[derive(clap::Args)]
+pub(crate) struct Size {
+    /// What `cargo bench` adds. Without it this is a test of the bench: a tiny run.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// What `cargo bench -- --test` adds: a tiny run as well.
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+impl Size {
+    /// Whether the bench is only to be tried.
+    pub(crate) fn is_tiny(&self) -> bool {
+        self.test || !self.bench
+    }
+}
+
 /// Runs a bench to its end.
 pub(crate) fn run(bench: impl Future<Output = Report>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
