@@ -172,6 +172,19 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Whom it is about.
+    fn key(&self) -> &PeerKey {
+        match self {
+            Self::Answer { key, .. }
+            | Self::Offer { key, .. }
+            | Self::Opened { key }
+            | Self::Closed { key }
+            | Self::Failed { key } => key,
+        }
+    }
+}
+
 /// One peer, for the status page.
 #[derive(Clone, Debug, Serialize)]
 pub struct PeerStatus {

@@ -93,7 +93,7 @@ impl Task {
                 self.let_go(&ufrag, why, dirty);
             }
             Some((ufrag, Place::At(index))) => {
-                // Should that be more than it can take, the connection ends by its own timers.
+                // One that has ended has let everybody go.
                 let _ = self.others.pass(index, Passed::LetGo(ufrag, why));
             }
             Some((_, Place::Waiting(_))) | None => {}
@@ -161,7 +161,7 @@ impl Task {
         }
     }
 
-    fn tell_refusal(&mut self, key: &PeerKey, why: &str) {
+    pub(super) fn tell_refusal(&mut self, key: &PeerKey, why: &str) {
         match self.refusals.tell(Instant::now(), key, why) {
             Some(line) => log::warn!("{line}"),
             None => log::debug!("{key}: refused: {}", tame(why)),

@@ -21,7 +21,10 @@ use super::transport::Datagram;
 /// lost, like any datagram.
 const QUEUE: usize = 1024;
 
-/// Of these, so many are taken before anything is driven: some four reads of the socket.
+/// Of these, so many places are left to what must not be lost: viewers, and that one is let go.
+const KEPT_FREE: usize = 256;
+
+/// So many are taken before anything is driven: some four reads of the socket.
 const PASSED_PER_ROUND: usize = 256;
 
 /// Bytes of a datagram that is passed on at most: what fits into an Ethernet frame.
@@ -88,7 +91,11 @@ impl Others {
     /// The thing, when that is more than it can take, or when it has ended.
     pub(super) fn pass(&self, to: Index, passed: Passed) -> Result<(), Passed> {
         use mpsc::error::TrySendError::{Closed, Full};
-        match self.mailboxes[to].try_send(passed) {
+        let mailbox = &self.mailboxes[to];
+        if matches!(passed, Passed::Heard(..)) && mailbox.capacity() <= KEPT_FREE {
+            return Err(passed);
+        }
+        match mailbox.try_send(passed) {
             Ok(()) => Ok(()),
             Err(Full(passed) | Closed(passed)) => Err(passed),
         }
@@ -147,7 +154,7 @@ impl Task {
                     return self.take_in(now, viewer, datagram, dirty);
                 }
                 Named::At(index) => {
-                    self.registry.is_elsewhere(datagram.from, index);
+                    self.registry.is_elsewhere(&datagram, index);
                     Some(index)
                 }
                 Named::Nobody => None,

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::addresses::Hosts;
 use super::calls::Calls;
 use super::connection::Life;
+use super::directory::Place;
 use super::offers::LetGo;
 use super::others::{Others, Passed};
 use super::setup::Identity;
@@ -43,6 +44,13 @@ fn key() -> PeerKey {
     PeerKey {
         channel: "news".into(),
         peer: PeerId::Number(1),
+    }
+}
+
+fn other_key() -> PeerKey {
+    PeerKey {
+        channel: "news".into(),
+        peer: PeerId::Number(2),
     }
 }
 
@@ -328,4 +336,36 @@ async fn a_viewer_that_a_prompt_has_held_up_is_not_given_up_as_soon_as_it_is_hea
         assert_eq!(life, Life::Open);
         now += Duration::from_millis(20);
     }
+}
+
+#[tokio::test]
+async fn an_address_that_a_viewer_of_another_task_uses_now_is_its_own() {
+    let mut tasks = two_tasks();
+    let first = tasks.offered();
+    tasks.heard(FIRST, check(&first, HERE, false));
+    // Its page was closed, which nobody has heard of, and another uses the port that was its.
+    tasks.tasks[FIRST]
+        .directory
+        .enter(other_key(), "other".into(), Place::At(SECOND));
+    tasks.heard(FIRST, check("other", HERE, false));
+    tasks.heard(FIRST, datagram(HERE, &[22, 254, 253]));
+    assert_eq!(tasks.passed(SECOND), 2);
+}
+
+#[tokio::test]
+async fn that_a_viewer_is_let_go_is_heard_however_many_datagrams_wait() {
+    let mut tasks = two_tasks();
+    let ufrag = tasks.offered();
+    tasks.heard(SECOND, check(&ufrag, HERE, false));
+    tasks.heard(FIRST, check(&ufrag, THERE, false));
+    for _ in 0..10_000 {
+        tasks.heard(FIRST, datagram(THERE, &[22; 1400]));
+    }
+    tasks.tasks[FIRST].command(Command::Drop { key: key() }, &mut Dirty::new());
+    tasks.passed(SECOND);
+    let task = &mut tasks.tasks[SECOND];
+    let slot = task.registry.slot_named(&ufrag).unwrap();
+    let connection = &mut task.registry.get_mut(slot).unwrap().connection;
+    let life = connection.drive(Instant::now(), &mut task.socket, &task.context);
+    assert!(matches!(life, Life::Over(_)));
 }

@@ -157,8 +157,13 @@ impl Registry {
         self.by_ufrag.get(ufrag).copied()
     }
 
-    /// Remembers that this address is of a peer of another task.
-    pub(super) fn is_elsewhere(&mut self, address: SocketAddr, index: Index) {
+    /// Remembers that this datagram is of a peer of another task, and what comes from its address too.
+    pub(super) fn is_elsewhere(&mut self, datagram: &Datagram, index: Index) {
+        let address = datagram.from;
+        let path = (address, datagram.to.port());
+        if let Some(before) = self.by_address.remove(&path) {
+            self.forgets(before, path);
+        }
         if self.elsewhere.len() >= MAX_ELSEWHERE && !self.elsewhere.contains_key(&address) {
             self.elsewhere.clear();
         }
@@ -168,6 +173,13 @@ impl Registry {
     /// The task whose peer has this address.
     pub(super) fn elsewhere(&self, address: SocketAddr) -> Option<Index> {
         self.elsewhere.get(&address).copied()
+    }
+
+    /// A browser uses the port of a connection for a new one.
+    fn forgets(&mut self, slot: Slot, path: Path) {
+        if let Some(entry) = self.entries.get_mut(&slot) {
+            entry.addresses.retain(|address| *address != path);
+        }
     }
 
     /// Gives a datagram to whom it belongs: to the connection that a connectivity check names, and
@@ -191,11 +203,8 @@ impl Registry {
         if ufrag.is_some() && !entry.addresses.contains(&path) && entry.addresses.push(path).is_ok()
         {
             self.elsewhere.remove(&path.0);
-            if let Some(before) = self.by_address.insert(path, slot)
-                && let Some(other) = self.entries.get_mut(&before)
-            {
-                // The browser uses the same port for a new connection.
-                other.addresses.retain(|address| *address != path);
+            if let Some(before) = self.by_address.insert(path, slot) {
+                self.forgets(before, path);
             }
         }
         if let Some(entry) = self.entries.get_mut(&slot) {

@@ -192,6 +192,11 @@ impl Line {
         });
         let read = meta.iter().zip(read_buffer.chunks(READ_BUFFER));
         for (meta, buffer) in read.take(count) {
+            if meta.addr.port() == 0 {
+                // Nobody can be there, and an answer would be refused by the kernel as if it could not
+                // do GSO.
+                continue;
+            }
             let mut to = self.local;
             if let Some(ip) = meta.dst_ip {
                 to.set_ip(ip);

@@ -436,8 +436,11 @@ impl Task {
     /// Reports to signalling. When its queue is full, so many viewers have arrived at once that
     /// this one is better served by the origin.
     pub(super) fn report(&mut self, event: Event) {
-        if let Err(error) = self.events.try_send(event) {
-            log::warn!("signalling does not keep up, a viewer goes unanswered: {error}");
+        use mpsc::error::TrySendError::{Closed, Full};
+        match self.events.try_send(event) {
+            Ok(()) => {}
+            Err(Full(event)) => self.tell_refusal(event.key(), "signalling does not keep up"),
+            Err(Closed(event)) => log::debug!("{}: signalling has ended", event.key()),
         }
     }
 }
