@@ -29,7 +29,7 @@ const PARALLEL: usize = 3;
 const OWN: usize = 2;
 /// How long nothing may come of a segment before those that are wanted less are begun as well.
 const STANDS_STILL: Duration = Duration::from_millis(1500);
-/// What one download holds in memory: 32 KiB on their way to the disk, and some 200 at most in the
+/// What one download holds in memory: 64 KiB on their way to the disk, and some 190 at most in the
 /// HTTP client.
 const RECEIVE_BUFFER: usize = 256 << 10;
 /// After 0.25, 0.5, 1 and 2 s the viewers have gone elsewhere (protocol.md section 3).
