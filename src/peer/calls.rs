@@ -137,7 +137,7 @@ impl Task {
                 Some("there is no [peer] sibling-secret, so it is no sibling".to_owned())
             }
             MAX_CALLS.. => Some(format!("{MAX_CALLS} calls are unanswered")),
-            _ => self.no_place(),
+            _ => self.no_place(Instant::now()),
         };
         if let Some(reason) = refused {
             log::debug!("{key}: not called: {reason}");

@@ -40,7 +40,6 @@ mod offers;
 mod others;
 #[cfg(test)]
 mod others_tests;
-mod refusals;
 mod registry;
 mod sdp;
 mod setup;
@@ -48,6 +47,7 @@ mod socket;
 mod stun;
 mod task;
 mod thread;
+mod told;
 mod transport;
 
 use std::collections::HashMap;
@@ -262,15 +262,16 @@ pub struct Peers {
     commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
 }
 
-/// How many tasks serve: one for each core, of which a Raspberry Pi has four; so many serve 10 Gbit/s.
-/// With `[peer] max-upload` it is one, which looks after all that is sent at that rate: a link that
+/// Tasks at most: one for each core of a Raspberry Pi; so many serve 10 Gbit/s.
+const MAX_TASKS: usize = 4;
+
+/// How many tasks serve: one for each core. With `[peer] max-upload` it is one, which looks after all that is sent at that rate: a link that
 /// has to be spared keeps no second core busy.
 fn tasks(config: &PeerConfig) -> usize {
-    const MOST: usize = 4;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     match config.max_upload {
         Some(_) => 1,
-        None => cores.min(MOST),
+        None => cores.min(MAX_TASKS),
     }
 }
 

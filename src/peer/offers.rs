@@ -1,6 +1,6 @@
 //! What signalling says of viewers: their offers, and that they are to be let go.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::distr::Alphanumeric;
@@ -13,6 +13,7 @@ use super::others::Passed;
 use super::registry::Entry;
 use super::setup::Identity;
 use super::task::{CONNECT_TIMEOUT, Dirty, NEVER_REACHED, Task};
+use super::told::Topic;
 use super::{Command, Event, PeerKey, PeerStatus};
 use crate::ids::tame;
 use crate::sibling::proof::Proof;
@@ -27,6 +28,10 @@ const UFRAG_LEN: usize = 12;
 
 /// RFC 8839 section 5.4: at least 22 characters and 128 random bits.
 const PASSWORD_LEN: usize = 24;
+
+/// How long a viewer keeps its place, when all are taken, though nothing was heard of it: a check takes some
+/// ms through the LAN, and longer only if the browser asks first.
+const HEARD_WITHIN: Duration = Duration::from_millis(500);
 
 /// Why a connection is replaced.
 pub(super) const OFFERED_ANEW: &str = "it made a new offer";
@@ -127,15 +132,15 @@ impl Task {
             }
         }
         self.strike(&key, LetGo::OfferedAnew, dirty);
+        let now = Instant::now();
         let refused = match sdp.len() {
-            len if len > MAX_OFFER => Some(format!("its offer has {len} bytes")),
-            _ => self.no_place(),
+            len if len > MAX_OFFER => Some((Topic::Unusable, format!("its offer has {len} bytes"))),
+            _ => self.no_place(now).map(|why| (Topic::Full, why)),
         };
-        if let Some(reason) = refused {
-            self.tell_refusal(&key, &reason);
+        if let Some((topic, reason)) = refused {
+            self.tell_refusal(topic, &key, &reason);
             return self.report(Event::Failed { key });
         }
-        let now = Instant::now();
         let credentials = Credentials::random();
         let answered = self.with_identity(self.socket.port(), &credentials, |identity, context| {
             Connection::answer(now, key.clone(), identity, sdp, sibling.clone(), context)
@@ -155,23 +160,35 @@ impl Task {
                 });
             }
             Err(error) => {
-                self.tell_refusal(&key, &format!("its offer cannot be used: {error}"));
+                let why = format!("its offer cannot be used: {error}");
+                self.tell_refusal(Topic::Unusable, &key, &why);
                 self.report(Event::Failed { key });
             }
         }
     }
 
-    pub(super) fn tell_refusal(&mut self, key: &PeerKey, why: &str) {
-        match self.refusals.tell(Instant::now(), key, why) {
+    pub(super) fn tell_refusal(&mut self, topic: Topic, key: &PeerKey, why: &str) {
+        let what = format!("refused: {why}");
+        match self.told.tell(Instant::now(), topic, key, &what) {
             Some(line) => log::warn!("{line}"),
-            None => log::debug!("{key}: refused: {}", tame(why)),
+            None => log::debug!("{key}: {}", tame(&what)),
         }
     }
 
-    /// Why there is no place for another peer, if there is none.
-    pub(super) fn no_place(&self) -> Option<String> {
+    /// Why there is no place for another peer, if there is none. One of whom nothing was heard gives
+    /// way: anybody can make offers, and take all places with them.
+    pub(super) fn no_place(&mut self, now: Instant) -> Option<String> {
         if self.stopping {
             return Some("the box stops".to_owned());
+        }
+        while self.directory.is_full().is_some()
+            && let Some((until, ufrag)) = self.waiting.front()
+            && *until <= now + (CONNECT_TIMEOUT - HEARD_WITHIN)
+        {
+            if let Some(entry) = self.directory.give_up(ufrag) {
+                self.never_reached(&entry.key);
+            }
+            self.waiting.pop_front();
         }
         let peers = self.directory.is_full()?;
         Some(format!(
@@ -220,10 +237,14 @@ impl Task {
             if let Some(entry) = self.directory.give_up(&ufrag)
                 && !self.stopping
             {
-                self.context.metrics.peers_unreached.add(1);
-                log::info!("{}: viewer left: {NEVER_REACHED}", entry.key);
+                self.never_reached(&entry.key);
             }
         }
+    }
+
+    fn never_reached(&mut self, key: &PeerKey) {
+        self.context.metrics.peers_unreached.add(1);
+        self.tell_left(key, NEVER_REACHED);
     }
 }
 

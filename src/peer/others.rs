@@ -5,6 +5,7 @@
 //! nominates decides, until its channel is open. Who moves on afterwards, as by Wi-Fi that roams, or is
 //! a sibling, which stays with the first task, has its datagrams passed on.
 
+use std::iter;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -144,6 +145,9 @@ impl Task {
     pub(super) fn hear_unknown(&mut self, now: Instant, unknown: Unknown, dirty: &mut Dirty) {
         let Unknown { ufrag, datagram } = unknown;
         let own = self.others.own();
+        if datagram.bytes.len() > MAX_PASSED {
+            return;
+        }
         let at = match ufrag {
             None => self.registry.elsewhere(datagram.from),
             Some(ufrag) => match self.directory.named(&ufrag, own) {
@@ -153,16 +157,16 @@ impl Task {
                     viewer.connection.timeout(now);
                     return self.take_in(now, viewer, datagram, dirty);
                 }
-                Named::At(index) => {
-                    self.registry.is_elsewhere(&datagram, index);
-                    Some(index)
+                Named::At(index) if index != own => {
+                    self.registry.is_elsewhere(datagram.from, index);
+                    iter::once(index).collect()
                 }
-                Named::Nobody => None,
+                Named::At(_) | Named::Nobody => return,
             },
         };
-        if let Some(at) = at.filter(|at| *at != own && datagram.bytes.len() <= MAX_PASSED) {
+        for at in at {
             // More than that task can take is lost, like any datagram.
-            let _ = self.others.pass(at, Passed::Heard(own, datagram));
+            let _ = self.others.pass(at, Passed::Heard(own, datagram.clone()));
         }
     }
 
@@ -171,7 +175,8 @@ impl Task {
     fn take_heard(&mut self, now: Instant, by: Index, heard: Datagram, dirty: &mut Dirty) {
         let chosen = self.registry.may_move(&heard);
         let Some(slot) = chosen.filter(|_| stun::nominates(&heard.bytes)) else {
-            dirty.extend(self.registry.deliver(now, heard).ok());
+            // By whom it was passed on, it has been to the others.
+            let _ = self.registry.deliver(now, heard, dirty);
             return;
         };
         let Some(viewer) = self.take_out(slot) else {
@@ -205,7 +210,8 @@ impl Task {
         {
             entry.connection.stop(now, &self.context);
         }
+        self.registry.is_here(heard.from);
         // It names the viewer, so that it is somebody's.
-        let _ = self.registry.deliver(now, heard);
+        let _ = self.registry.deliver(now, heard, dirty);
     }
 }

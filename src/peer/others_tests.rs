@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::addresses::Hosts;
 use super::calls::Calls;
 use super::connection::Life;
-use super::directory::Place;
 use super::offers::LetGo;
 use super::others::{Others, Passed};
 use super::setup::Identity;
@@ -56,6 +55,10 @@ fn other_key() -> PeerKey {
 
 /// A box of two tasks with a place for one viewer.
 fn two_tasks() -> Fixture {
+    two_tasks_for(1)
+}
+
+fn two_tasks_for(max_peers: usize) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let channel = ChannelName::from("news");
     let metrics = Arc::new(Metrics::new([&channel]));
@@ -68,7 +71,7 @@ fn two_tasks() -> Fixture {
     let own = siblings.own().clone();
     let parts = Parts {
         config: PeerConfig {
-            max_peers: 1,
+            max_peers,
             ..PeerConfig::default()
         },
         store: Store::open(config, [], Arc::clone(&metrics), budget.clone()).unwrap(),
@@ -106,6 +109,10 @@ fn two_tasks() -> Fixture {
 impl Fixture {
     /// Takes an offer; gives the name by which the box answers.
     fn offered(&mut self) -> String {
+        self.offered_by(key())
+    }
+
+    fn offered_by(&mut self, key: PeerKey) -> String {
         let hosts = Hosts {
             addresses: vec!["192.0.2.2:40000".parse().unwrap()],
             mtu: 1500,
@@ -116,7 +123,7 @@ impl Fixture {
         };
         let (_, sdp) = Transport::call(Instant::now(), identity).unwrap();
         let offer = Command::Offer {
-            key: key(),
+            key,
             sdp,
             proof: None,
         };
@@ -136,7 +143,7 @@ impl Fixture {
     fn heard(&mut self, task: usize, datagram: Datagram) {
         let now = Instant::now();
         let task = &mut self.tasks[task];
-        if let Err(unknown) = task.registry.deliver(now, datagram) {
+        if let Some(unknown) = task.registry.deliver(now, datagram, &mut self.dirty) {
             task.hear_unknown(now, unknown, &mut self.dirty);
         }
     }
@@ -323,9 +330,9 @@ async fn a_viewer_that_a_prompt_has_held_up_is_not_given_up_as_soon_as_it_is_hea
     // Longer than the stack waits for a peer that it has once heard of.
     let late = Instant::now() + CONNECT_TIMEOUT - Duration::from_secs(1);
     let task = &mut tasks.tasks[SECOND];
-    let Err(unknown) = task.registry.deliver(late, check(&ufrag, HERE, false)) else {
-        panic!("nobody has this name yet");
-    };
+    let heard = check(&ufrag, HERE, false);
+    let unknown = task.registry.deliver(late, heard, &mut tasks.dirty);
+    let unknown = unknown.expect("nobody has this name yet");
     task.hear_unknown(late, unknown, &mut tasks.dirty);
     let slot = task.registry.slot_named(&ufrag).unwrap();
     let mut now = late;
@@ -338,18 +345,32 @@ async fn a_viewer_that_a_prompt_has_held_up_is_not_given_up_as_soon_as_it_is_hea
     }
 }
 
+/// Anybody can put another's address under a check of its own.
 #[tokio::test]
-async fn an_address_that_a_viewer_of_another_task_uses_now_is_its_own() {
-    let mut tasks = two_tasks();
-    let first = tasks.offered();
-    tasks.heard(FIRST, check(&first, HERE, false));
-    // Its page was closed, which nobody has heard of, and another uses the port that was its.
-    tasks.tasks[FIRST]
-        .directory
-        .enter(other_key(), "other".into(), Place::At(SECOND));
-    tasks.heard(FIRST, check("other", HERE, false));
-    tasks.heard(FIRST, datagram(HERE, &[22, 254, 253]));
-    assert_eq!(tasks.passed(SECOND), 2);
+async fn who_claims_the_address_of_another_gets_what_comes_from_there_and_the_other_still_does() {
+    for (claims, claimant) in [(FIRST, "the same task"), (SECOND, "another task")] {
+        let mut tasks = two_tasks_for(2);
+        let victim = tasks.offered();
+        tasks.heard(FIRST, check(&victim, HERE, false));
+        let attacker = tasks.offered_by(other_key());
+        tasks.heard(claims, check(&attacker, "192.0.2.3:50000", false));
+        tasks.heard(FIRST, check(&attacker, HERE, false));
+        tasks.passed(SECOND);
+        tasks.dirty.clear();
+        tasks.heard(FIRST, datagram(HERE, &[22, 254, 253]));
+        let slot = tasks.tasks[FIRST].registry.slot_named(&victim).unwrap();
+        assert!(
+            tasks.dirty.contains(&slot),
+            "claimed by a viewer of {claimant}"
+        );
+        assert_eq!(tasks.passed(SECOND), usize::from(claims == SECOND));
+        // The other way round: the victim is heard at a socket that is not its task's.
+        tasks.heard(SECOND, check(&victim, THERE, false));
+        tasks.heard(SECOND, check(&attacker, THERE, false));
+        tasks.passed(FIRST);
+        tasks.heard(SECOND, datagram(THERE, &[22, 254, 253]));
+        assert_eq!(tasks.passed(FIRST), 1, "claimed by a viewer of {claimant}");
+    }
 }
 
 #[tokio::test]
@@ -368,4 +389,24 @@ async fn that_a_viewer_is_let_go_is_heard_however_many_datagrams_wait() {
     let connection = &mut task.registry.get_mut(slot).unwrap().connection;
     let life = connection.drive(Instant::now(), &mut task.socket, &task.context);
     assert!(matches!(life, Life::Over(_)));
+}
+
+#[tokio::test]
+async fn who_was_never_heard_gives_its_place_to_another_when_all_are_taken() {
+    let mut tasks = two_tasks();
+    let now = Instant::now();
+    let waits = tasks.offered();
+    assert!(
+        tasks.tasks[FIRST].no_place(now).is_some(),
+        "it has just come"
+    );
+    let later = now + Duration::from_secs(1);
+    assert_eq!(tasks.tasks[FIRST].no_place(later), None);
+    assert_eq!((tasks.peers(), tasks.metrics.peers_unreached.get()), (0, 1));
+    tasks.heard(SECOND, check(&waits, HERE, false));
+    assert!(!tasks.has(SECOND, &waits));
+    // One that was heard stays.
+    let heard = tasks.offered();
+    tasks.heard(SECOND, check(&heard, HERE, false));
+    assert!(tasks.tasks[FIRST].no_place(later).is_some());
 }

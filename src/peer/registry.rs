@@ -4,14 +4,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::MAX_TASKS;
 use super::PeerKey;
 use super::connection::Connection;
 use super::directory::Index;
 use super::stun;
+use super::task::Dirty;
 use super::transport::Datagram;
 
 /// Remote addresses remembered for one connection: a browser has a few interfaces.
 const MAX_ADDRESSES_PER_PEER: usize = 8;
+
+/// Connections that one path may stand for. More than one, for a browser uses a port again, and anybody can
+/// put another's address under a check of its own: nobody is taken away what it is sent, and who is not meant
+/// cannot decrypt it.
+const MAX_PER_PATH: usize = 4;
 
 /// A remote address, and the port of ours at which it is heard: two calls of a box to another have the
 /// same remote address.
@@ -67,6 +74,9 @@ pub(super) struct Unknown {
 /// the checks that come every few seconds.
 const MAX_ELSEWHERE: usize = 1024;
 
+/// Some of the tasks.
+pub(super) type Tasks = heapless::Vec<Index, MAX_TASKS>;
+
 /// The connections, by all that they are known by.
 #[derive(Default)]
 pub(super) struct Registry {
@@ -75,8 +85,8 @@ pub(super) struct Registry {
     entries: HashMap<Slot, Box<Entry>>,
     by_key: HashMap<PeerKey, Slot>,
     by_ufrag: HashMap<String, Slot>,
-    by_address: HashMap<Path, Slot>,
-    elsewhere: HashMap<SocketAddr, Index>,
+    by_address: HashMap<Path, heapless::Vec<Slot, MAX_PER_PATH>>,
+    elsewhere: HashMap<SocketAddr, Tasks>,
 }
 
 impl Registry {
@@ -126,9 +136,12 @@ impl Registry {
         if self.by_key.get(&entry.key) == Some(&slot) {
             self.by_key.remove(&entry.key);
         }
-        for address in &entry.addresses {
-            if self.by_address.get(address) == Some(&slot) {
-                self.by_address.remove(address);
+        for path in &entry.addresses {
+            if let Some(slots) = self.by_address.get_mut(path) {
+                slots.retain(|other| *other != slot);
+                if slots.is_empty() {
+                    self.by_address.remove(path);
+                }
             }
         }
         // Whoever takes it in learns them anew.
@@ -157,59 +170,79 @@ impl Registry {
         self.by_ufrag.get(ufrag).copied()
     }
 
-    /// Remembers that this datagram is of a peer of another task, and what comes from its address too.
-    pub(super) fn is_elsewhere(&mut self, datagram: &Datagram, index: Index) {
-        let address = datagram.from;
-        let path = (address, datagram.to.port());
-        if let Some(before) = self.by_address.remove(&path) {
-            self.forgets(before, path);
-        }
+    /// Remembers that this address is of a peer of another task.
+    pub(super) fn is_elsewhere(&mut self, address: SocketAddr, index: Index) {
         if self.elsewhere.len() >= MAX_ELSEWHERE && !self.elsewhere.contains_key(&address) {
             self.elsewhere.clear();
         }
-        self.elsewhere.insert(address, index);
-    }
-
-    /// The task whose peer has this address.
-    pub(super) fn elsewhere(&self, address: SocketAddr) -> Option<Index> {
-        self.elsewhere.get(&address).copied()
-    }
-
-    /// A browser uses the port of a connection for a new one.
-    fn forgets(&mut self, slot: Slot, path: Path) {
-        if let Some(entry) = self.entries.get_mut(&slot) {
-            entry.addresses.retain(|address| *address != path);
+        let tasks = self.elsewhere.entry(address).or_default();
+        if !tasks.contains(&index) {
+            // There is a place for each.
+            let _ = tasks.push(index);
         }
     }
 
-    /// Gives a datagram to whom it belongs: to the connection that a connectivity check names, and
-    /// from then on to the one that owns its remote address.
-    ///
-    /// # Errors
-    /// The datagram, when it is nobody's.
-    pub(super) fn deliver(&mut self, now: Instant, datagram: Datagram) -> Result<Slot, Unknown> {
+    /// Forgets that this address is of a peer of another task: it has come here.
+    pub(super) fn is_here(&mut self, address: SocketAddr) {
+        self.elsewhere.remove(&address);
+    }
+
+    /// The tasks whose peers have this address.
+    pub(super) fn elsewhere(&self, address: SocketAddr) -> Tasks {
+        self.elsewhere.get(&address).cloned().unwrap_or_default()
+    }
+
+    /// Gives a datagram to whom it belongs, and adds them to `dirty`: to the connection that a
+    /// connectivity check names, and from then on to those that have its path. It comes back when it is,
+    /// or may be, of a peer of another task.
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        datagram: Datagram,
+        dirty: &mut Dirty,
+    ) -> Option<Unknown> {
         let path = (datagram.from, datagram.to.port());
         let ufrag = stun::local_ufrag(&datagram.bytes);
-        // Who uses the address of another anew is not that other.
-        let slot = match &ufrag {
-            Some(ufrag) => self.by_ufrag.get(ufrag).copied(),
-            None => self.by_address.get(&path).copied(),
+        let slots = match &ufrag {
+            Some(ufrag) => self.by_ufrag.get(ufrag).copied().into_iter().collect(),
+            None => self.by_address.get(&path).cloned().unwrap_or_default(),
         };
-        let Some((slot, entry)) = slot.and_then(|slot| Some((slot, self.entries.get_mut(&slot)?)))
-        else {
-            return Err(Unknown { ufrag, datagram });
+        let Some((last, others)) = slots.split_last() else {
+            return Some(Unknown { ufrag, datagram });
         };
-        // One of more addresses than are remembered is answered, and not learned.
-        if ufrag.is_some() && !entry.addresses.contains(&path) && entry.addresses.push(path).is_ok()
-        {
-            self.elsewhere.remove(&path.0);
-            if let Some(before) = self.by_address.insert(path, slot) {
-                self.forgets(before, path);
-            }
+        let mut unknown = None;
+        if ufrag.is_some() {
+            self.learn(path, *last);
+        } else if self.elsewhere.contains_key(&datagram.from) {
+            let datagram = datagram.clone();
+            unknown = Some(Unknown { ufrag, datagram });
         }
-        if let Some(entry) = self.entries.get_mut(&slot) {
+        for slot in others {
+            self.give(now, *slot, datagram.clone(), dirty);
+        }
+        self.give(now, *last, datagram, dirty);
+        unknown
+    }
+
+    fn give(&mut self, now: Instant, slot: Slot, datagram: Datagram, dirty: &mut Dirty) {
+        if let Some(entry) = self.get_mut(slot) {
             entry.connection.datagram(now, datagram);
+            dirty.insert(slot);
         }
-        Ok(slot)
+    }
+
+    /// What comes by this path from now on is this connection's. One of more paths than are remembered
+    /// is answered, and not learned.
+    fn learn(&mut self, path: Path, slot: Slot) {
+        let Some(entry) = self.entries.get_mut(&slot) else {
+            return;
+        };
+        if entry.addresses.is_full() || entry.addresses.contains(&path) {
+            return;
+        }
+        if self.by_address.entry(path).or_default().push(slot).is_ok() {
+            // There is room.
+            let _ = entry.addresses.push(path);
+        }
     }
 }

@@ -15,12 +15,13 @@ use super::directory::Directory;
 use super::link::Link;
 use super::offers::OFFERED_ANEW;
 use super::others::Others;
-use super::refusals::Refusals;
 use super::registry::{Entry, Registry, Slot};
 use super::socket::Socket;
-use super::{Command, Event, Parts};
+use super::told::{Told, Topic};
+use super::{Command, Event, Parts, PeerKey};
 use crate::budget::Budget;
 use crate::config::PeerConfig;
+use crate::ids::tame;
 use crate::metrics::Metrics;
 use crate::session::SessionConfig;
 use crate::sibling::Siblings;
@@ -83,7 +84,7 @@ pub(super) struct Task {
     pub(super) stopping: bool,
     quiet: Arc<AtomicUsize>,
     is_quiet: bool,
-    pub(super) refusals: Refusals,
+    pub(super) told: Told,
 }
 
 impl Shared {
@@ -143,7 +144,7 @@ impl Task {
             stopping: false,
             quiet: shared.quiet,
             is_quiet: false,
-            refusals: Refusals::default(),
+            told: Told::default(),
         }
     }
 
@@ -263,10 +264,7 @@ impl Task {
             let mut unknown = Vec::new();
             let more = self
                 .socket
-                .read(|datagram| match registry.deliver(now, datagram) {
-                    Ok(slot) => drop(dirty.insert(slot)),
-                    Err(datagram) => unknown.push(datagram),
-                });
+                .read(|datagram| unknown.extend(registry.deliver(now, datagram, dirty)));
             for unknown in unknown {
                 self.hear_unknown(now, unknown, dirty);
             }
@@ -395,10 +393,18 @@ impl Task {
             Some(sibling) => log::info!("{}: sibling box {sibling} left: {why}", entry.key),
             // As often as anybody likes.
             None if why == OFFERED_ANEW => log::debug!("{}: {why}", entry.key),
-            None => log::info!("{}: viewer left: {why}", entry.key),
+            None => self.tell_left(&entry.key, why),
         }
         self.directory.left(&entry.ufrag);
         self.channel_closed(&entry);
+    }
+
+    pub(super) fn tell_left(&mut self, key: &PeerKey, why: &str) {
+        let what = format!("viewer left: {why}");
+        match self.told.tell(Instant::now(), Topic::Left, key, &what) {
+            Some(line) => log::info!("{line}"),
+            None => log::debug!("{key}: {}", tame(&what)),
+        }
     }
 
     /// How many tasks have nothing more to send; this one among them, if so it is.
@@ -439,7 +445,10 @@ impl Task {
         use mpsc::error::TrySendError::{Closed, Full};
         match self.events.try_send(event) {
             Ok(()) => {}
-            Err(Full(event)) => self.tell_refusal(event.key(), "signalling does not keep up"),
+            Err(Full(event)) => {
+                let why = "signalling does not keep up";
+                self.tell_refusal(Topic::Unanswered, event.key(), why);
+            }
             Err(Closed(event)) => log::debug!("{}: signalling has ended", event.key()),
         }
     }

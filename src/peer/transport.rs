@@ -48,6 +48,7 @@ pub(super) enum Heard {
 }
 
 /// A datagram on its way from one address to another.
+#[derive(Clone)]
 pub(super) struct Datagram {
     pub(super) from: SocketAddr,
     pub(super) to: SocketAddr,
