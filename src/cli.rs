@@ -9,9 +9,12 @@ use url::Url;
 /// Where a box has its configuration.
 pub const DEFAULT_CONFIG: &str = "/etc/edgeseed/edgeseed.toml";
 
+const EXIT_CODES: &str = "Exit codes: 0; 64 usage; 69 an address or service is unavailable; 70 a bug; 77 permission; \
+                          78 configuration.";
+
 /// Edge-box seeder: prefetches live HLS once, serves every viewer of the LAN over WebRTC.
 #[derive(Debug, Parser)]
-#[command(name = "edgeseed", version, arg_required_else_help = true)]
+#[command(name = "edgeseed", version, arg_required_else_help = true, after_long_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

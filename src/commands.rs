@@ -221,6 +221,9 @@ async fn run(path: &Path) -> Result<(), Failure> {
 fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
     let raised = Rlimit {
         current: limit.maximum,
         ..limit

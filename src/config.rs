@@ -10,6 +10,8 @@ mod sections;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -258,13 +260,28 @@ impl Default for HttpConfig {
     }
 }
 
+/// Bytes of a file that are read: some 300 for each channel. A device has no end.
+const MAX_FILE: u64 = 4 << 20;
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    let length = file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    match length as u64 {
+        ..=MAX_FILE => Ok(text),
+        _ => Err(io::Error::other(
+            "it has more than 4 MiB: is it a configuration?",
+        )),
+    }
+}
+
 impl Config {
     /// Reads and validates the file at `path`.
     ///
     /// # Errors
     /// [`ConfigError`], with every mistake of the file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = read(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;

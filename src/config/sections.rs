@@ -61,6 +61,17 @@ impl Config {
         let store = store(&mut document);
         let memory = memory(&mut document);
         let http = http(&mut document);
+        if let Some(server) = &signal_server
+            && server.listen == http.listen
+            && http.listen.port() != 0
+        {
+            let message = format!(
+                "is {}, and so is [http] listen: give it another port",
+                http.listen
+            );
+            let offset = document.offset_of(SIGNAL_SERVER);
+            document.mistake(offset, "signal-server.listen", &message);
+        }
         document.finish()?;
         let (Some(signal), false) = (signal, channels.is_empty()) else {
             return Err(vec![Mistake {
@@ -80,6 +91,9 @@ impl Config {
         })
     }
 }
+
+/// What is remembered of its section; no channel has this name.
+const SIGNAL_SERVER: &str = "[signal-server]";
 
 fn channel(document: &mut Document, mut section: Section) -> Option<ChannelConfig> {
     let offset = section.offset();
@@ -247,6 +261,7 @@ fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn signal_server(document: &mut Document, mut section: Section) -> Option<SignalServerConfig> {
     let offset = section.offset();
+    document.remember(SIGNAL_SERVER, offset);
     let listen = section.required(document, "listen", reader::address);
     // Without `listen` only the mistakes of the other keys are wanted.
     let mut config = SignalServerConfig::new(listen.unwrap_or(HttpConfig::default().listen));

@@ -198,3 +198,19 @@ fn a_number_without_a_unit_is_not_a_duration() {
     let found = mistakes(&format!("{COMPLETE}[peer]\nrequest-hold = \"16\"\n"));
     assert!(found[0].contains("peer.request-hold"), "{}", found[0]);
 }
+
+#[test]
+fn two_parts_of_the_box_cannot_listen_at_one_address() {
+    let text = |listen| format!("{COMPLETE}[signal-server]\nlisten = {listen:?}\n");
+    assert_eq!(
+        mistakes(&text("0.0.0.0:8080")),
+        ["6|signal-server.listen|is 0.0.0.0:8080, and so is [http] listen: give it another port"]
+    );
+    assert!(Config::parse(&text("0.0.0.0:8081")).is_ok());
+}
+
+#[test]
+fn a_device_is_no_configuration() {
+    let error = Config::load("/dev/zero".as_ref()).unwrap_err().to_string();
+    assert!(error.contains("more than 4 MiB"), "{error}");
+}

@@ -4,6 +4,7 @@
 //! Read-only: whatever is asked here, nothing of the box changes by it.
 
 pub mod assets;
+mod connections;
 mod metrics;
 mod status;
 
@@ -156,12 +157,7 @@ impl Server {
             .route("/watch/config.json", get(watch_config))
             .route("/watch/{*file}", get(watch_file))
             .with_state(sources);
-        let served = axum::serve(self.listener, app)
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await;
-        if let Err(error) = served {
-            log::error!("the pages are gone: {error}");
-        }
+        connections::serve(self.listener, app, stop).await;
     }
 }
 
