@@ -35,6 +35,9 @@ pub enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
         config: PathBuf,
+        /// If there is a mistake, show it at this address until stopped, in place of the box's pages.
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<SocketAddr>,
     },
     /// Show the whole system on this machine with no network: a looping live sample channel, the
     /// signalling server, the box, and a page with a player.

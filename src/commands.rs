@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError, SignalServerConfig};
 use crate::daemon::{Daemon, DaemonError};
 use crate::demo::{self, DemoError};
 use crate::fetch::OriginError;
+use crate::http;
 use crate::signal::server::Server as SignalServer;
 use crate::{exit, systemd};
 
@@ -110,7 +111,7 @@ pub fn execute(command: Command) -> Result<(), Failure> {
             runtime.shutdown_timeout(LAST_WRITES);
             ended
         }
-        Command::Check { config } => check(&config),
+        Command::Check { config, listen } => check(&config, listen),
         Command::Demo { listen } => runtime()?.block_on(async {
             let mut stop = Stop::new()?;
             demo::run(listen, stop.requested())
@@ -156,14 +157,38 @@ fn load(path: &Path) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn check(path: &Path) -> Result<(), Failure> {
-    let config = load(path)?;
+fn check(path: &Path, listen: Option<SocketAddr>) -> Result<(), Failure> {
+    let config = match (load(path), listen) {
+        (Err(mistakes), Some(listen)) => {
+            log::error!("{mistakes}");
+            runtime()?.block_on(show(listen, &mistakes))?;
+            return Err(mistakes);
+        }
+        (loaded, _) => loaded?,
+    };
     say(&format!(
         "{} is right: {} channel{}",
         path.display(),
         config.channels.len(),
         if config.channels.len() == 1 { "" } else { "s" },
     ));
+    Ok(())
+}
+
+/// Shows what is wrong where the box would have its pages: a box has no keyboard, and often no screen.
+async fn show(listen: SocketAddr, mistakes: &Failure) -> Result<(), Failure> {
+    let mut stop = Stop::new()?;
+    let unavailable = |error| Failure::Daemon(DaemonError::Http(error));
+    let server = http::Server::bind(listen).await.map_err(unavailable)?;
+    let token = CancellationToken::new();
+    let text =
+        format!("This box does not serve:\n\n{mistakes}\n\nMend that, and start it again.\n");
+    let pages = server.run_with_one_answer(text, token.clone());
+    let stopped = async {
+        stop.requested().await;
+        token.cancel();
+    };
+    tokio::join!(pages, stopped);
     Ok(())
 }
 

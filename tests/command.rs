@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{ChildStderr, Command, Output, Stdio};
@@ -315,6 +315,35 @@ fn until(lines: &mut Lines, words: &str) {
         said.any(|line| line.contains(words)),
         "{words:?} is not said"
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_configuration_is_shown_where_the_pages_would_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edgeseed.toml");
+    std::fs::write(&path, "[peer]\nmax-peers = \"many\"\n").unwrap();
+    let address = free_address();
+    let mut child = Command::new(BINARY)
+        .args(["check", "--config", path.to_str().unwrap()])
+        .args(["--listen", &address.to_string()])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut page = loop {
+        match TcpStream::connect(address) {
+            Ok(page) => break page,
+            Err(_) => assert!(Instant::now() < deadline, "nobody listens"),
+        }
+    };
+    page.write_all(b"GET / HTTP/1.1\r\nHost: box\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    page.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("edgeseed.toml:2"), "{answer}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(78));
 }
 
 #[test]

@@ -52,7 +52,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "commands",
         &[
-            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "ids", "signal", "systemd",
+            "cli", "config", "daemon", "demo", "exit", "fetch", "hls", "http", "ids", "signal",
+            "systemd",
         ],
     ),
 ];

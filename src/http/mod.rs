@@ -20,6 +20,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -157,6 +158,23 @@ impl Server {
             .route("/watch/config.json", get(watch_config))
             .route("/watch/{*file}", get(watch_file))
             .with_state(sources);
+        connections::serve(self.listener, app, stop).await;
+    }
+}
+
+impl Server {
+    /// Answers everything with this text, that the box is not healthy, until `stop`. Whoever has opened a
+    /// page sees the box's own as soon as they are there.
+    pub async fn run_with_one_answer(self, text: String, stop: CancellationToken) {
+        let text = Bytes::from(text);
+        let answer = async move || {
+            let mut response = content(text, "text/plain; charset=utf-8");
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            let again = HeaderValue::from_static("5");
+            response.headers_mut().insert(header::REFRESH, again);
+            response
+        };
+        let app = Router::new().fallback(answer);
         connections::serve(self.listener, app, stop).await;
     }
 }
