@@ -1,0 +1,275 @@
+//! The image, booted under an emulator, and a viewer of it on this machine. `image/test` runs these tests, in a network
+//! of their own in which the guest's address is one of ours:
+//!
+//! ```text
+//! image/build && image/test
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::large_futures
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rand::Rng;
+use support::eventually;
+use support::origin::{Live, Origin};
+use support::viewer::{Form, Outcome, Viewer};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// From switching it on to its pages, under emulation on a busy machine; a Raspberry Pi takes a tenth.
+const BOOTS_WITHIN: Duration = Duration::from_secs(300);
+
+/// What the emulator's network gives the guest, and what it calls this machine.
+const GUEST: &str = "10.0.2.15";
+const HOST: &str = "10.0.2.2";
+
+/// A card with the image on it.
+struct Card {
+    dir: TempDir,
+    disk: PathBuf,
+}
+
+/// A box that is switched on. Dropped, its power is cut.
+struct Running {
+    emulator: Child,
+    since: Instant,
+    serial: PathBuf,
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+impl Card {
+    /// Writes the image to a card of this many GiB.
+    fn new(gib: u64) -> Self {
+        let image = std::env::var("EDGESEED_IMAGE").expect("image/test says where it is");
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("disk.img");
+        run(Command::new("cp")
+            .arg("--sparse=always")
+            .args([Path::new(&image), &disk]));
+        let card = std::fs::File::options().write(true).open(&disk).unwrap();
+        card.set_len(gib << 30).unwrap();
+        let card = Self { dir, disk };
+        // What a boot loader would read.
+        for (pattern, name) in [("vmlinuz*", "kernel"), ("initrd*", "initrd")] {
+            let to = card.dir.path().join(name);
+            run(card.boot("mcopy").arg(format!("::{pattern}")).arg(to));
+        }
+        card
+    }
+
+    /// A command on the boot partition.
+    fn boot(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let partition = format!("{}@@4M", self.disk.display());
+        command.args(["-o", "-i", &partition]);
+        command
+    }
+
+    /// Edits the configuration, as on any PC.
+    fn configure(&self, toml: &str) {
+        let file = self.dir.path().join("edgeseed.toml");
+        std::fs::write(&file, toml).unwrap();
+        run(self.boot("mcopy").arg(file).arg("::edgeseed.toml"));
+    }
+
+    fn switch_on(&self) -> Running {
+        let path = |name: &str| self.dir.path().join(name).display().to_string();
+        let serial = self.dir.path().join("serial.log");
+        let line = "console=ttyAMA0 root=PARTUUID=65736565-02 rootfstype=squashfs ro rootwait net.ifnames=0 panic=10";
+        let forwards = format!(
+            "user,id=net,hostfwd=tcp:{GUEST}:8080-:8080,hostfwd=tcp:{GUEST}:12035-:12035,hostfwd=udp:{GUEST}:12036-:12036"
+        );
+        let emulator = Command::new("qemu-system-aarch64")
+            .args([
+                "-M",
+                "virt",
+                "-cpu",
+                "cortex-a72",
+                "-smp",
+                "2",
+                "-m",
+                "1024",
+            ])
+            .args([
+                "-kernel",
+                &path("kernel"),
+                "-initrd",
+                &path("initrd"),
+                "-append",
+                line,
+            ])
+            .args([
+                "-drive",
+                &format!("if=none,id=card,format=raw,file={}", self.disk.display()),
+            ])
+            .args(["-device", "virtio-blk-pci,drive=card", "-netdev", &forwards])
+            .args([
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+                "-device",
+                "virtio-rng-pci",
+            ])
+            .args(["-display", "none", "-monitor", "none"])
+            .args(["-serial", &format!("file:{}", serial.display())])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Running {
+            emulator,
+            since: Instant::now(),
+            serial,
+        }
+    }
+}
+
+impl Running {
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits for what one of its pages says.
+    async fn page(&self, path: &str, wanted: &str) -> String {
+        let url = format!("http://{GUEST}:8080{path}");
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5));
+        let client = client.no_proxy().build().unwrap();
+        let deadline = Instant::now() + BOOTS_WITHIN;
+        loop {
+            if let Ok(answer) = client.get(&url).send().await
+                && let Ok(text) = answer.text().await
+                && text.contains(wanted)
+            {
+                return text;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "no {wanted:?} at {url}:\n{}",
+                self.said()
+            );
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.emulator.kill();
+        let _ = self.emulator.wait();
+    }
+}
+
+fn configuration(origin: &Origin) -> String {
+    let id = origin.url();
+    let url = id.replace("127.0.0.1", HOST);
+    format!(
+        "[[channel]]\nurl = {url:?}\nid = {id:?}\nname = \"news\"\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n"
+    )
+}
+
+/// A viewer on this machine gets the newest segments, byte for byte.
+async fn serves(origin: &Origin) {
+    let server = format!("ws://{GUEST}:12035/");
+    let viewer = eventually("a channel to the box", BOOTS_WITHIN, async || {
+        Viewer::try_join(&server, &origin.url(), Form::Today)
+            .await
+            .ok()
+    });
+    let mut viewer = viewer.await;
+    for _ in 0..3 {
+        let sequence = origin.newest();
+        let segment = eventually("a segment", Duration::from_secs(60), async || match viewer
+            .request(sequence)
+            .await
+        {
+            Outcome::Segment { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        assert!(segment.await == origin.segment(sequence));
+    }
+}
+
+fn live() -> Live {
+    Live {
+        segment_duration: Duration::from_secs(4),
+        segment_size: 500_000,
+        ..Live::default()
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an image: image/test"]
+async fn a_box_serves_after_each_power_cut() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cuts: u32 = std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap());
+    let origin = Origin::start(live()).await;
+    let card = Card::new(2);
+    card.configure(&configuration(&origin));
+    for cut in 0..=cuts {
+        let a_box = card.switch_on();
+        a_box.page("/healthz", "ok\n").await;
+        let up = a_box.since.elapsed();
+        serves(&origin).await;
+        let served = a_box.since.elapsed();
+        let said = a_box.said();
+        let data = said
+            .lines()
+            .filter(|line| line.contains("data partition") || line.contains("file system is made"));
+        let data: Vec<_> = data.collect();
+        println!(
+            "boot {cut}: pages after {:.1} s, segments after {:.1} s {data:?}",
+            up.as_secs_f64(),
+            served.as_secs_f64()
+        );
+        // Half of the cuts while it serves, half while it boots the next time.
+        let wait = Duration::from_millis(rand::rng().random_range(0..20_000));
+        sleep(wait).await;
+        drop(a_box);
+        if cut % 2 == 1 {
+            let a_box = card.switch_on();
+            let wait = Duration::from_millis(rand::rng().random_range(0..40_000));
+            sleep(wait).await;
+            drop(a_box);
+            println!(
+                "       cut {:.1} s after it was switched on",
+                wait.as_secs_f64()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an image: image/test"]
+async fn a_mistake_on_the_boot_partition_is_shown_and_mending_it_is_enough() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let origin = Origin::start(live()).await;
+    let card = Card::new(1);
+    card.configure(&(configuration(&origin) + "[peer]\nmax-peers = \"many\"\n"));
+    let a_box = card.switch_on();
+    let shown = a_box.page("/", "does not serve").await;
+    assert!(shown.contains("edgeseed.toml:8"), "{shown}");
+    eventually("the screen says it too", BOOTS_WITHIN, async || {
+        a_box.said().contains("edgeseed.toml:8").then_some(())
+    })
+    .await;
+    println!("{shown}");
+    drop(a_box);
+
+    card.configure(&configuration(&origin));
+    let a_box = card.switch_on();
+    a_box.page("/healthz", "ok\n").await;
+    serves(&origin).await;
+}
