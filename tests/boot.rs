@@ -1,5 +1,5 @@
 //! The image, booted under an emulator, and a viewer of it on this machine. `image/test` runs these tests, in a network
-//! of their own in which the guest's address is one of ours:
+//! that is theirs alone:
 //!
 //! ```text
 //! image/build && image/test
@@ -29,9 +29,8 @@ use tokio::time::{Instant, sleep};
 /// From switching it on to its pages, under emulation on a busy machine; a Raspberry Pi takes a tenth.
 const BOOTS_WITHIN: Duration = Duration::from_secs(300);
 
-/// What the emulator's network gives the guest, and what it calls this machine.
-const GUEST: &str = "10.0.2.15";
-const HOST: &str = "10.0.2.2";
+/// The box's address, in a network that it has with this machine alone.
+const BOX: &str = "10.0.2.15";
 
 /// A card with the image on it.
 struct Card {
@@ -69,6 +68,9 @@ impl Card {
             let to = card.dir.path().join(name);
             run(card.boot("mcopy").arg(format!("::{pattern}")).arg(to));
         }
+        // A fixed address.
+        let network = format!("[Match]\nType=ether\n[Network]\nAddress={BOX}/24\n");
+        card.edit("network.network", &network);
         card
     }
 
@@ -80,20 +82,17 @@ impl Card {
         command
     }
 
-    /// Edits the configuration, as on any PC.
-    fn configure(&self, toml: &str) {
-        let file = self.dir.path().join("edgeseed.toml");
-        std::fs::write(&file, toml).unwrap();
-        run(self.boot("mcopy").arg(file).arg("::edgeseed.toml"));
+    /// Edits a file of the boot partition, as on any PC.
+    fn edit(&self, name: &str, text: &str) {
+        let file = self.dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        run(self.boot("mcopy").arg(file).arg(format!("::{name}")));
     }
 
     fn switch_on(&self) -> Running {
         let path = |name: &str| self.dir.path().join(name).display().to_string();
         let serial = self.dir.path().join("serial.log");
         let line = "console=ttyAMA0 root=PARTUUID=65736565-02 rootfstype=squashfs ro rootwait net.ifnames=0 panic=10";
-        let forwards = format!(
-            "user,id=net,hostfwd=tcp:{GUEST}:8080-:8080,hostfwd=tcp:{GUEST}:12035-:12035,hostfwd=udp:{GUEST}:12036-:12036"
-        );
         let emulator = Command::new("qemu-system-aarch64")
             .args([
                 "-M",
@@ -117,7 +116,12 @@ impl Card {
                 "-drive",
                 &format!("if=none,id=card,format=raw,file={}", self.disk.display()),
             ])
-            .args(["-device", "virtio-blk-pci,drive=card", "-netdev", &forwards])
+            .args([
+                "-device",
+                "virtio-blk-pci,drive=card",
+                "-netdev",
+                "tap,id=net,ifname=box,script=no,downscript=no",
+            ])
             .args([
                 "-device",
                 "virtio-net-pci,netdev=net,romfile=",
@@ -144,7 +148,7 @@ impl Running {
 
     /// Waits for what one of its pages says.
     async fn page(&self, path: &str, wanted: &str) -> String {
-        let url = format!("http://{GUEST}:8080{path}");
+        let url = format!("http://{BOX}:8080{path}");
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5));
         let client = client.no_proxy().build().unwrap();
         let deadline = Instant::now() + BOOTS_WITHIN;
@@ -173,16 +177,13 @@ impl Drop for Running {
 }
 
 fn configuration(origin: &Origin) -> String {
-    let id = origin.url();
-    let url = id.replace("127.0.0.1", HOST);
-    format!(
-        "[[channel]]\nurl = {url:?}\nid = {id:?}\nname = \"news\"\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n"
-    )
+    let url = origin.url();
+    format!("[[channel]]\nurl = {url:?}\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n")
 }
 
 /// A viewer on this machine gets the newest segments, byte for byte.
 async fn serves(origin: &Origin) {
-    let server = format!("ws://{GUEST}:12035/");
+    let server = format!("ws://{BOX}:12035/");
     let viewer = eventually("a channel to the box", BOOTS_WITHIN, async || {
         Viewer::try_join(&server, &origin.url(), Form::Today)
             .await
@@ -217,14 +218,14 @@ async fn a_box_serves_after_each_power_cut() {
     let cuts: u32 = std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap());
     let origin = Origin::start(live()).await;
     let card = Card::new(2);
-    card.configure(&configuration(&origin));
+    card.edit("edgeseed.toml", &configuration(&origin));
     for cut in 0..=cuts {
-        let a_box = card.switch_on();
-        a_box.page("/healthz", "ok\n").await;
-        let up = a_box.since.elapsed();
+        let running = card.switch_on();
+        running.page("/healthz", "ok\n").await;
+        let up = running.since.elapsed();
         serves(&origin).await;
-        let served = a_box.since.elapsed();
-        let said = a_box.said();
+        let served = running.since.elapsed();
+        let said = running.said();
         let data = said
             .lines()
             .filter(|line| line.contains("data partition") || line.contains("file system is made"));
@@ -237,12 +238,12 @@ async fn a_box_serves_after_each_power_cut() {
         // Half of the cuts while it serves, half while it boots the next time.
         let wait = Duration::from_millis(rand::rng().random_range(0..20_000));
         sleep(wait).await;
-        drop(a_box);
+        drop(running);
         if cut % 2 == 1 {
-            let a_box = card.switch_on();
+            let running = card.switch_on();
             let wait = Duration::from_millis(rand::rng().random_range(0..40_000));
             sleep(wait).await;
-            drop(a_box);
+            drop(running);
             println!(
                 "       cut {:.1} s after it was switched on",
                 wait.as_secs_f64()
@@ -257,19 +258,22 @@ async fn a_mistake_on_the_boot_partition_is_shown_and_mending_it_is_enough() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let origin = Origin::start(live()).await;
     let card = Card::new(1);
-    card.configure(&(configuration(&origin) + "[peer]\nmax-peers = \"many\"\n"));
-    let a_box = card.switch_on();
-    let shown = a_box.page("/", "does not serve").await;
-    assert!(shown.contains("edgeseed.toml:8"), "{shown}");
+    card.edit(
+        "edgeseed.toml",
+        &(configuration(&origin) + "[peer]\nmax-peers = \"many\"\n"),
+    );
+    let running = card.switch_on();
+    let shown = running.page("/", "does not serve").await;
+    assert!(shown.contains("edgeseed.toml:6"), "{shown}");
     eventually("the screen says it too", BOOTS_WITHIN, async || {
-        a_box.said().contains("edgeseed.toml:8").then_some(())
+        running.said().contains("edgeseed.toml:6").then_some(())
     })
     .await;
     println!("{shown}");
-    drop(a_box);
+    drop(running);
 
-    card.configure(&configuration(&origin));
-    let a_box = card.switch_on();
-    a_box.page("/healthz", "ok\n").await;
+    card.edit("edgeseed.toml", &configuration(&origin));
+    let running = card.switch_on();
+    running.page("/healthz", "ok\n").await;
     serves(&origin).await;
 }

@@ -26,6 +26,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Where origins and viewers are: on the loopback interface, unless the box is on another machine.
+pub(crate) fn here() -> String {
+    std::env::var("EDGESEED_TEST_ADDRESS").unwrap_or_else(|_| "127.0.0.1".to_owned())
+}
+
 /// How often something is looked at that cannot be waited for.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 

@@ -66,7 +66,7 @@ impl Origin {
 
     /// Has this playlist, if given, whatever its segments are.
     pub(crate) async fn start_listing(live: Live, fixed: Option<String>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let listener = TcpListener::bind((super::here(), 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             live,

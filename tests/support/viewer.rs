@@ -149,7 +149,7 @@ impl Viewer {
             PeerConnectionBuilder::new()
                 .with_setting_engine(settings)
                 .with_handler(Arc::new(Handler(handler)))
-                .with_udp_addrs(vec!["127.0.0.1:0"])
+                .with_udp_addrs(vec![format!("{}:0", super::here())])
                 .build()
                 .await
                 .unwrap(),
