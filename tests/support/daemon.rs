@@ -409,6 +409,8 @@ fn client() -> reqwest::Client {
     });
     reqwest::Client::builder()
         .no_proxy()
+        // A box that was stopped for a while closes a connection that was kept just when it is used.
+        .pool_max_idle_per_host(0)
         .timeout(Duration::from_secs(5))
         .build()
         .unwrap()
