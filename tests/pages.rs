@@ -73,10 +73,13 @@ async fn a_request_that_is_too_long_is_refused_at_once() {
     let origin = Origin::start(Live::default()).await;
     let daemon = Daemon::start(Setup::channel("news", origin.url())).await;
     let begun = format!("GET /metrics HTTP/1.1\r\nX-A: {}", "a".repeat(390_000));
+    let before = Instant::now();
     let mut stream = open(&daemon, begun.as_bytes()).await;
     let mut answer = Vec::new();
     // What was not read makes the system cut the connection behind the answer.
     let _ = stream.read_to_end(&mut answer).await;
+    // And not when its time is over.
+    assert!(before.elapsed() < Duration::from_secs(5));
     let answer = String::from_utf8_lossy(&answer);
     assert!(
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),

@@ -16,8 +16,8 @@ use super::transport::Datagram;
 const MAX_ADDRESSES_PER_PEER: usize = 8;
 
 /// Connections that one path may stand for. More than one, for a browser uses a port again, and anybody can
-/// put another's address under a check of its own: nobody is taken away what it is sent, and who is not meant
-/// cannot decrypt it.
+/// put another's address under a check of its own: who was there first goes on to get what it is sent, and who is not
+/// meant cannot decrypt it.
 const MAX_PER_PATH: usize = 4;
 
 /// A remote address, and the port of ours at which it is heard: two calls of a box to another have the
