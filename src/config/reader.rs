@@ -316,7 +316,10 @@ pub(super) fn duration(
     Duration::try_from(read)
         .ok()
         .filter(|duration| (least..=most).contains(duration))
-        .ok_or_else(|| format!("{raw:?} is out of bounds: from {least:?} to {most:?}"))
+        .ok_or_else(|| {
+            let (least, most) = (least.as_secs(), most.as_secs());
+            format!("{raw:?} is out of bounds: from {least}s to {most}s")
+        })
 }
 
 /// An address to listen on.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,12 +63,11 @@ impl Config {
         let memory = memory(&mut document);
         let http = http(&mut document);
         if let Some(server) = &signal_server
-            && server.listen == http.listen
-            && http.listen.port() != 0
+            && meet(server.listen, http.listen)
         {
             let message = format!(
-                "is {}, and so is [http] listen: give it another port",
-                http.listen
+                "is {}, and [http] listen is {}: give it another port",
+                server.listen, http.listen
             );
             let offset = document.offset_of(SIGNAL_SERVER);
             document.mistake(offset, "signal-server.listen", &message);
@@ -90,6 +90,12 @@ impl Config {
             http,
         })
     }
+}
+
+/// Whether not both can be listened on. (`[::]` takes IPv4, too.)
+fn meet(one: SocketAddr, two: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || two.ip().is_unspecified();
+    one.port() == two.port() && one.port() != 0 && (all || one.ip() == two.ip())
 }
 
 /// What is remembered of its section; no channel has this name.
@@ -419,15 +425,18 @@ fn http(document: &mut Document) -> HttpConfig {
     config
 }
 
+/// What is wrong with it may be shown to all of the LAN, and there may be a token in it: it is not
+/// repeated.
 fn url_of(value: &toml_span::Value<'_>, schemes: &[&str], what: &str) -> Result<Url, String> {
     let text = reader::text(value)?;
     let wanted = schemes.join(":// or ");
     let url = Url::parse(text)
-        .map_err(|error| format!("{text:?} is not {what} ({error}): it starts with {wanted}://"))?;
-    if !schemes.contains(&url.scheme()) {
-        return Err(format!(
-            "{text:?} is not {what}: it starts with {wanted}://"
-        ));
+        .map_err(|error| format!("is not {what} ({error}): it starts with {wanted}://"))?;
+    match schemes.contains(&url.scheme()) {
+        true => Ok(url),
+        false => Err(format!(
+            "is not {what} ({}://): it starts with {wanted}://",
+            url.scheme()
+        )),
     }
-    Ok(url)
 }

@@ -194,18 +194,35 @@ fn sizes_and_durations_are_read_with_their_units() {
 }
 
 #[test]
+fn what_is_shown_of_a_url_to_all_of_the_lan_is_not_its_token() {
+    for url in ["htps://cdn/x.m3u8?token=hush", "//me:hush@cdn/x.m3u8"] {
+        let found = mistakes(&format!("[[channel]]\nurl = {url:?}\n"));
+        assert!(found[0].contains("the playlist's address"), "{}", found[0]);
+        assert!(!found.concat().contains("hush"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_number_without_a_unit_is_not_a_duration() {
     let found = mistakes(&format!("{COMPLETE}[peer]\nrequest-hold = \"16\"\n"));
     assert!(found[0].contains("peer.request-hold"), "{}", found[0]);
+    let found = mistakes(&format!("{COMPLETE}[peer]\nrequest-hold = \"16s\"\n"));
+    assert!(
+        found[0].ends_with("is out of bounds: from 0s to 10s"),
+        "{}",
+        found[0]
+    );
 }
 
 #[test]
 fn two_parts_of_the_box_cannot_listen_at_one_address() {
     let text = |listen| format!("{COMPLETE}[signal-server]\nlisten = {listen:?}\n");
-    assert_eq!(
-        mistakes(&text("0.0.0.0:8080")),
-        ["6|signal-server.listen|is 0.0.0.0:8080, and so is [http] listen: give it another port"]
-    );
+    for listen in ["0.0.0.0:8080", "127.0.0.1:8080", "[::]:8080"] {
+        let mistake = format!(
+            "6|signal-server.listen|is {listen}, and [http] listen is 0.0.0.0:8080: give it another port"
+        );
+        assert_eq!(mistakes(&text(listen)), [mistake]);
+    }
     assert!(Config::parse(&text("0.0.0.0:8081")).is_ok());
 }
 

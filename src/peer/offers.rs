@@ -15,7 +15,6 @@ use super::setup::Identity;
 use super::task::{CONNECT_TIMEOUT, Dirty, NEVER_REACHED, Task};
 use super::told::Topic;
 use super::{Command, Event, PeerKey, PeerStatus};
-use crate::ids::tame;
 use crate::sibling::proof::Proof;
 
 /// Longest offer that is looked at. Browsers write some 700 bytes for a data channel; with many
@@ -138,7 +137,7 @@ impl Task {
             _ => self.no_place(now).map(|why| (Topic::Full, why)),
         };
         if let Some((topic, reason)) = refused {
-            self.tell_refusal(topic, &key, &reason);
+            self.tell(topic, &key, &format!("refused: {reason}"));
             return self.report(Event::Failed { key });
         }
         let credentials = Credentials::random();
@@ -160,19 +159,15 @@ impl Task {
                 });
             }
             Err(error) => {
-                let why = format!("its offer cannot be used: {error}");
-                self.tell_refusal(Topic::Unusable, &key, &why);
+                let what = format!("refused: its offer cannot be used: {error}");
+                self.tell(Topic::Unusable, &key, &what);
                 self.report(Event::Failed { key });
             }
         }
     }
 
-    pub(super) fn tell_refusal(&mut self, topic: Topic, key: &PeerKey, why: &str) {
-        let what = format!("refused: {why}");
-        match self.told.tell(Instant::now(), topic, key, &what) {
-            Some(line) => log::warn!("{line}"),
-            None => log::debug!("{key}: {}", tame(&what)),
-        }
+    pub(super) fn tell(&mut self, topic: Topic, key: &PeerKey, what: &str) {
+        self.told.tell(Instant::now(), topic, key, what);
     }
 
     /// Why there is no place for another peer, if there is none. One of whom nothing was heard gives
@@ -181,15 +176,8 @@ impl Task {
         if self.stopping {
             return Some("the box stops".to_owned());
         }
-        while self.directory.is_full().is_some()
-            && let Some((until, ufrag)) = self.waiting.front()
-            && *until <= now + (CONNECT_TIMEOUT - HEARD_WITHIN)
-        {
-            if let Some(entry) = self.directory.give_up(ufrag) {
-                self.never_reached(&entry.key);
-            }
-            self.waiting.pop_front();
-        }
+        let silent = now + (CONNECT_TIMEOUT - HEARD_WITHIN);
+        while self.directory.is_full().is_some() && self.give_up_first(silent) {}
         let peers = self.directory.is_full()?;
         Some(format!(
             "the box has {peers} peers already ([peer] max-peers)"
@@ -228,23 +216,29 @@ impl Task {
 
     /// Gives up viewers who have waited in vain.
     pub(super) fn give_up_waiting(&mut self, now: Instant) {
-        while let Some((until, _)) = self.waiting.front()
-            && (*until <= now || self.stopping)
-        {
-            let Some((_, ufrag)) = self.waiting.pop_front() else {
-                return;
-            };
-            if let Some(entry) = self.directory.give_up(&ufrag)
-                && !self.stopping
-            {
-                self.never_reached(&entry.key);
+        if self.stopping {
+            for (_, ufrag) in self.waiting.drain(..) {
+                self.directory.give_up(&ufrag);
             }
         }
+        while self.give_up_first(now) {}
     }
 
-    fn never_reached(&mut self, key: &PeerKey) {
-        self.context.metrics.peers_unreached.add(1);
-        self.tell_left(key, NEVER_REACHED);
+    /// Gives up the viewer who has waited longest, if its time is over by `then`.
+    fn give_up_first(&mut self, then: Instant) -> bool {
+        let over = self
+            .waiting
+            .front()
+            .is_some_and(|(until, _)| *until <= then);
+        let Some((_, ufrag)) = over.then(|| self.waiting.pop_front()).flatten() else {
+            return false;
+        };
+        if let Some(entry) = self.directory.give_up(&ufrag) {
+            self.context.metrics.peers_unreached.add(1);
+            let what = format!("viewer left: {NEVER_REACHED}");
+            self.tell(Topic::Left, &entry.key, &what);
+        }
+        true
     }
 }
 

@@ -5,7 +5,6 @@
 //! nominates decides, until its channel is open. Who moves on afterwards, as by Wi-Fi that roams, or is
 //! a sibling, which stays with the first task, has its datagrams passed on.
 
-use std::iter;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -148,26 +147,32 @@ impl Task {
         if datagram.bytes.len() > MAX_PASSED {
             return;
         }
-        let at = match ufrag {
-            None => self.registry.elsewhere(datagram.from),
-            Some(ufrag) => match self.directory.named(&ufrag, own) {
-                Named::Taken(mut viewer) => {
-                    // The stack's patience begins when it is first told the time: now, and not with
-                    // the offer, which a browser's prompt may have held up.
-                    viewer.connection.timeout(now);
-                    return self.take_in(now, viewer, datagram, dirty);
-                }
-                Named::At(index) if index != own => {
-                    self.registry.is_elsewhere(datagram.from, index);
-                    iter::once(index).collect()
-                }
-                Named::At(_) | Named::Nobody => return,
-            },
+        let Some(ufrag) = ufrag else {
+            for at in self.registry.elsewhere(datagram.from) {
+                self.pass_heard(at, datagram.clone());
+            }
+            return;
         };
-        for at in at {
-            // More than that task can take is lost, like any datagram.
-            let _ = self.others.pass(at, Passed::Heard(own, datagram.clone()));
+        match self.directory.named(&ufrag, own) {
+            Named::Taken(mut viewer) => {
+                // The stack's patience begins when it is first told the time: now, and not with
+                // the offer, which a browser's prompt may have held up.
+                viewer.connection.timeout(now);
+                self.take_in(now, viewer, datagram, dirty);
+            }
+            Named::At(index) if index != own => {
+                self.registry.is_elsewhere(datagram.from, index);
+                self.pass_heard(index, datagram);
+            }
+            Named::At(_) | Named::Nobody => {}
         }
+    }
+
+    /// More than that task can take is lost, like any datagram.
+    fn pass_heard(&self, at: Index, datagram: Datagram) {
+        let _ = self
+            .others
+            .pass(at, Passed::Heard(self.others.own(), datagram));
     }
 
     /// Takes what another task has heard of somebody here. A viewer who is not open yet goes there, if

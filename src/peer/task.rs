@@ -18,10 +18,9 @@ use super::others::Others;
 use super::registry::{Entry, Registry, Slot};
 use super::socket::Socket;
 use super::told::{Told, Topic};
-use super::{Command, Event, Parts, PeerKey};
+use super::{Command, Event, Parts};
 use crate::budget::Budget;
 use crate::config::PeerConfig;
-use crate::ids::tame;
 use crate::metrics::Metrics;
 use crate::session::SessionConfig;
 use crate::sibling::Siblings;
@@ -393,18 +392,10 @@ impl Task {
             Some(sibling) => log::info!("{}: sibling box {sibling} left: {why}", entry.key),
             // As often as anybody likes.
             None if why == OFFERED_ANEW => log::debug!("{}: {why}", entry.key),
-            None => self.tell_left(&entry.key, why),
+            None => self.tell(Topic::Left, &entry.key, &format!("viewer left: {why}")),
         }
         self.directory.left(&entry.ufrag);
         self.channel_closed(&entry);
-    }
-
-    pub(super) fn tell_left(&mut self, key: &PeerKey, why: &str) {
-        let what = format!("viewer left: {why}");
-        match self.told.tell(Instant::now(), Topic::Left, key, &what) {
-            Some(line) => log::info!("{line}"),
-            None => log::debug!("{key}: {}", tame(&what)),
-        }
     }
 
     /// How many tasks have nothing more to send; this one among them, if so it is.
@@ -446,8 +437,8 @@ impl Task {
         match self.events.try_send(event) {
             Ok(()) => {}
             Err(Full(event)) => {
-                let why = "signalling does not keep up";
-                self.tell_refusal(Topic::Unanswered, event.key(), why);
+                let what = "refused: signalling does not keep up";
+                self.tell(Topic::Unanswered, event.key(), what);
             }
             Err(Closed(event)) => log::debug!("{}: signalling has ended", event.key()),
         }

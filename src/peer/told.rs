@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::PeerKey;
 use crate::ids::tame;
 
@@ -30,6 +32,13 @@ impl Topic {
             Self::Left => 20,
         }
     }
+
+    fn level(self) -> Level {
+        match self {
+            Self::Full | Self::Unusable | Self::Unanswered => Level::Warn,
+            Self::Left => Level::Info,
+        }
+    }
 }
 
 /// Lets a few lines of each topic through, and counts the rest.
@@ -46,14 +55,15 @@ struct Lines {
 }
 
 impl Told {
-    /// The line, if it is time for one; `what` may hold words of the viewer.
-    pub(super) fn tell(
-        &mut self,
-        now: Instant,
-        topic: Topic,
-        who: &PeerKey,
-        what: &str,
-    ) -> Option<String> {
+    /// Logs it, for an operator if it is time for a line; `what` may hold words of the viewer.
+    pub(super) fn tell(&mut self, now: Instant, topic: Topic, who: &PeerKey, what: &str) {
+        match self.line(now, topic, who, what) {
+            Some(line) => log::log!(topic.level(), "{line}"),
+            None => log::debug!("{who}: {}", tame(what)),
+        }
+    }
+
+    fn line(&mut self, now: Instant, topic: Topic, who: &PeerKey, what: &str) -> Option<String> {
         let lines = &mut self.topics[topic as usize];
         let lately = |since| now.saturating_duration_since(since) < PERIOD;
         if !lines.since.is_some_and(lately) {
@@ -89,7 +99,7 @@ mod tests {
         let start = Instant::now();
         let mut tell = |after, topic| {
             let now = start + Duration::from_secs(after);
-            told.tell(now, topic, &who(), "its offer has\nERROR a line of its own")
+            told.line(now, topic, &who(), "its offer has\nERROR a line of its own")
         };
         let first = "news/evil\\nid: its offer has\\nERROR a line of its own";
         assert_eq!(tell(0, Topic::Unusable).as_deref(), Some(first));
@@ -108,7 +118,7 @@ mod tests {
         let start = Instant::now();
         let mut tell = |after| {
             let now = start + Duration::from_secs(after);
-            told.tell(now, Topic::Left, &who(), "viewer left").is_some()
+            told.line(now, Topic::Left, &who(), "viewer left").is_some()
         };
         assert_eq!((0..1000).filter(|_| tell(0)).count(), 20);
         assert_eq!((0..1000).filter(|_| tell(61)).count(), 20);
