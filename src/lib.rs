@@ -47,6 +47,8 @@
 //!
 //! - `budget` is a room of its own: `fetch` and `peer` both take from it, and neither may know the
 //!   other.
+//! - [`door`] is a room of its own: how many connections an address may have is one rule for the
+//!   signalling server and the pages.
 //! - The command line is split: [`cli`] is what can be said, [`commands`] what is done, so that
 //!   `main.rs` stays a doorbell; [`exit`] and [`logging`] are what both rely on.
 //! - Segments are read with pread(2), not mapped: an error of the disk is then an error and not a
@@ -87,6 +89,7 @@ pub mod commands;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod door;
 pub mod exit;
 pub mod fetch;
 pub mod hls;

@@ -14,6 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("logging", &[]),
     ("systemd", &[]),
     ("budget", &[]),
+    ("door", &[]),
     ("metrics", &["ids"]),
     ("sibling", &["ids", "budget"]),
     ("config", &["ids", "sibling"]),
@@ -34,11 +35,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "ids", "config", "budget", "metrics", "wire", "session", "store", "sibling",
         ],
     ),
-    ("signal", &["ids", "config", "metrics"]),
+    ("signal", &["ids", "config", "metrics", "door"]),
     (
         "http",
         &[
-            "ids", "config", "budget", "metrics", "store", "fetch", "peer",
+            "ids", "config", "budget", "metrics", "store", "fetch", "peer", "door",
         ],
     ),
     (

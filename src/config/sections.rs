@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,10 +92,14 @@ impl Config {
     }
 }
 
-/// Whether not both can be listened on. (`[::]` takes IPv4, too.)
+/// Whether not both can be listened on: `[::]` takes IPv4, too.
 fn meet(one: SocketAddr, two: SocketAddr) -> bool {
-    let all = one.ip().is_unspecified() || two.ip().is_unspecified();
-    one.port() == two.port() && one.port() != 0 && (all || one.ip() == two.ip())
+    let takes = |all: IpAddr, other: IpAddr| match all {
+        IpAddr::V4(all) => all.is_unspecified() && other.is_ipv4(),
+        IpAddr::V6(all) => all.is_unspecified(),
+    };
+    let (a, b) = (one.ip().to_canonical(), two.ip().to_canonical());
+    one.port() == two.port() && one.port() != 0 && (a == b || takes(a, b) || takes(b, a))
 }
 
 /// What is remembered of its section; no channel has this name.
@@ -185,10 +189,8 @@ fn unique_channels(document: &mut Document, channels: &[ChannelConfig]) {
             document.mistake(
                 offset,
                 "channel.id",
-                &format!(
-                    "{:?} is used twice: viewers could not tell the channels apart",
-                    channel.id.as_str()
-                ),
+                // Not repeated: it may be a url with a password.
+                "is that of another channel: viewers could not tell them apart",
             );
         }
     }

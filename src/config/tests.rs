@@ -200,6 +200,11 @@ fn what_is_shown_of_a_url_to_all_of_the_lan_is_not_its_token() {
         assert!(found[0].contains("the playlist's address"), "{}", found[0]);
         assert!(!found.concat().contains("hush"), "{found:?}");
     }
+    let channel =
+        |name| format!("[[channel]]\nurl = \"http://me:hush@cdn/x.m3u8\"\nname = {name:?}\n");
+    let found = mistakes(&(channel("one") + &channel("two") + "[signal]\nurl = \"ws://s/\"\n"));
+    assert!(found[0].contains("that of another channel"), "{found:?}");
+    assert!(!found.concat().contains("hush"), "{found:?}");
 }
 
 #[test]
@@ -223,7 +228,9 @@ fn two_parts_of_the_box_cannot_listen_at_one_address() {
         );
         assert_eq!(mistakes(&text(listen)), [mistake]);
     }
-    assert!(Config::parse(&text("0.0.0.0:8081")).is_ok());
+    for listen in ["0.0.0.0:8081", "[::1]:8080"] {
+        assert!(Config::parse(&text(listen)).is_ok());
+    }
 }
 
 #[test]

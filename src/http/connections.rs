@@ -1,8 +1,6 @@
 //! The connections of the pages: a few, and none for long. Everybody in the LAN may open some, and nothing
 //! that they do with them may cost a viewer its segments.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,11 +13,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::door::Door;
+
 /// At once; a browser opens up to six. Who comes then waits until one has ended.
 const MAX_CONNECTIONS: usize = 128;
 
-/// Of one address: two browsers and more. Beyond that they are closed at once, so that nobody keeps the rest
-/// of the LAN from the pages. This machine's own may be a proxy that asks for all of them.
+/// Of one address: two browsers and more. Beyond that they are closed at once, so that one host does not keep
+/// the rest of the LAN from the pages.
 const MAX_OF_ADDRESS: usize = 16;
 
 /// What a request may be long, and what is gathered of an answer: browsers write some 500 bytes. With the
@@ -42,19 +42,19 @@ const AFTER_ERROR: Duration = Duration::from_millis(200);
 /// Serves `app` until `stop`.
 pub(super) async fn serve(listener: TcpListener, app: Router, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let mut addresses = HashMap::new();
+    let door = Door::new(MAX_CONNECTIONS, MAX_OF_ADDRESS);
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = connections.join_next_with_id() => {
-                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                addresses.remove(&id);
-            }
+            Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                 Ok((stream, from)) => {
-                    if is_taken(from.ip(), addresses.values()) {
+                    if let Ok(place) = door.enter(from.ip()) {
                         let served = connection(stream, app.clone(), stop.clone());
-                        addresses.insert(connections.spawn(served).id(), from.ip());
+                        connections.spawn(async move {
+                            served.await;
+                            drop(place);
+                        });
                     }
                 }
                 Err(error) => {
@@ -66,10 +66,6 @@ pub(super) async fn serve(listener: TcpListener, app: Router, stop: Cancellation
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
-}
-
-fn is_taken<'a>(from: IpAddr, connected: impl Iterator<Item = &'a IpAddr>) -> bool {
-    from.is_loopback() || connected.filter(|address| **address == from).count() < MAX_OF_ADDRESS
 }
 
 async fn connection(stream: TcpStream, app: Router, stop: CancellationToken) {
@@ -87,20 +83,4 @@ async fn connection(stream: TcpStream, app: Router, stop: CancellationToken) {
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(ENDING, connection).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_does_not_take_every_connection_and_this_machine_may() {
-        let [greedy, other, own] =
-            ["192.168.0.7", "192.168.0.8", "127.0.0.1"].map(|text| text.parse().unwrap());
-        let connected = [vec![greedy; MAX_OF_ADDRESS], vec![own; MAX_OF_ADDRESS]].concat();
-        assert!(is_taken(greedy, connected[1..].iter()));
-        assert!(!is_taken(greedy, connected.iter()));
-        assert!(is_taken(other, connected.iter()));
-        assert!(is_taken(own, connected.iter()));
-    }
 }

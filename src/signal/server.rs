@@ -4,7 +4,6 @@
 //! its outbox before its child can have heard of it, and nobody ever waits for a slow socket: what
 //! peers send it is dropped, and in the end the socket.
 
-mod door;
 mod error;
 mod hub;
 
@@ -27,13 +26,13 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::door::Door;
 pub use self::error::SignalError;
 use self::hub::{Hub, Seat};
 use super::messages::{ClientMessage, ServerMessage};
 use super::rate::TokenBucket;
 use super::{tls, websocket_config};
 use crate::config::SignalServerConfig;
+use crate::door::{Door, NoPlace};
 use crate::metrics::{Refused, SignalServerMetrics};
 
 /// Sockets at once that are told why they are turned away; further ones are just closed, so that
@@ -68,6 +67,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// The pause after `accept` failed, as when file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Sockets at once, those in their handshake included: the ten thousand viewers of a big venue,
+/// and some that are just reconnecting.
+const MAX_SOCKETS: usize = 12_000;
+
 /// A signalling server that listens.
 pub struct Server {
     listener: TcpListener,
@@ -100,7 +103,7 @@ impl Server {
             listener,
             addr,
             tls,
-            door: Door::new(config.max_sockets_per_address),
+            door: Door::new(MAX_SOCKETS, config.max_sockets_per_address),
             hub: Hub::new(config.token, metrics),
         })
     }
@@ -157,7 +160,11 @@ impl Server {
                         drop(place);
                     });
                 }
-                Err(refused) => {
+                Err(no_place) => {
+                    let refused = match no_place {
+                        NoPlace::Full => Refused::Sockets,
+                        NoPlace::OfAddress => Refused::Address,
+                    };
                     self.hub.metrics.refused(refused).add(1);
                     if refused == Refused::Sockets {
                         turns_away(&mut trouble, Some(told(refused).to_owned()));

@@ -1,53 +1,66 @@
-//! Who may come in: so many sockets in all, and so many of one address.
+//! Who may come in: so many connections in all, and so many of one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::metrics::Refused;
-
-/// Sockets at once, those in their handshake included: the ten thousand viewers of a big venue,
-/// and some that are just reconnecting.
-pub(super) const MAX_SOCKETS: usize = 12_000;
-
-pub(super) struct Door {
+/// Lets connections in, as long as there are places.
+#[derive(Debug)]
+pub struct Door {
+    max: usize,
     max_of_one: usize,
     inside: Mutex<Inside>,
 }
 
-#[derive(Default)]
+/// Why a connection has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// All are taken.
+    Full,
+    /// Its address has as many as one may have.
+    OfAddress,
+}
+
+#[derive(Debug, Default)]
 struct Inside {
-    sockets: usize,
+    all: usize,
     by_origin: HashMap<IpAddr, usize>,
 }
 
-/// A socket's place; dropping it gives the place up.
-pub(super) struct Place {
+/// A connection's place; dropping it gives the place up.
+#[derive(Debug)]
+pub struct Place {
     door: Arc<Door>,
     origin: IpAddr,
 }
 
 impl Door {
-    /// `max_of_one`: sockets of one address, any number if 0.
-    pub(super) fn new(max_of_one: usize) -> Arc<Self> {
+    /// `max` places in all, `max_of_one` for each address, any number if 0. Of IPv6 a network of 64 bits counts
+    /// as an address, and this machine has as many as it needs.
+    pub fn new(max: usize, max_of_one: usize) -> Arc<Self> {
         Arc::new(Self {
+            max,
             max_of_one,
             inside: Mutex::default(),
         })
     }
 
-    pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refused> {
+    /// Gives a place to a connection from `address`.
+    ///
+    /// # Errors
+    /// [`NoPlace`] when there is none.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Place, NoPlace> {
         let origin = origin(address);
         let mut inside = self.inside();
-        if inside.sockets >= MAX_SOCKETS {
-            return Err(Refused::Sockets);
+        if inside.all >= self.max {
+            return Err(NoPlace::Full);
         }
         let of_one = inside.by_origin.get(&origin).copied().unwrap_or(0);
         if self.max_of_one > 0 && of_one >= self.max_of_one && !is_this_machine(origin) {
-            return Err(Refused::Address);
+            return Err(NoPlace::OfAddress);
         }
         inside.by_origin.insert(origin, of_one + 1);
-        inside.sockets += 1;
+        inside.all += 1;
         let door = Arc::clone(self);
         Ok(Place { door, origin })
     }
@@ -60,7 +73,7 @@ impl Door {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut inside = self.door.inside();
-        inside.sockets -= 1;
+        inside.all -= 1;
         if let Some(of_one) = inside.by_origin.get_mut(&self.origin) {
             *of_one -= 1;
             if *of_one == 0 {
@@ -99,12 +112,12 @@ mod tests {
 
     #[test]
     fn one_address_gets_its_places_and_others_theirs() {
-        let door = Door::new(2);
+        let door = Door::new(100, 2);
         let first = door.enter(address("192.0.2.1")).unwrap();
         let _second = door.enter(address("::ffff:192.0.2.1")).unwrap();
         assert_eq!(
             door.enter(address("192.0.2.1")).err(),
-            Some(Refused::Address)
+            Some(NoPlace::OfAddress)
         );
         let _other = door.enter(address("192.0.2.2")).unwrap();
         drop(first);
@@ -113,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_box_itself_has_as_many_places_as_it_needs() {
-        let door = Door::new(1);
+        let door = Door::new(100, 1);
         for own in ["127.0.0.1", "::ffff:127.0.0.1", "::1"] {
             let places = [door.enter(address(own)), door.enter(address(own))];
             assert!(places.iter().all(Result::is_ok), "{own}");
@@ -122,10 +135,10 @@ mod tests {
 
     #[test]
     fn of_ipv6_the_network_counts_and_who_has_left_is_forgotten() {
-        let door = Door::new(1);
+        let door = Door::new(100, 1);
         let one = door.enter(address("2001:db8::1")).unwrap();
         let same = door.enter(address("2001:db8::2:3"));
-        assert_eq!(same.err(), Some(Refused::Address));
+        assert_eq!(same.err(), Some(NoPlace::OfAddress));
         let other = door.enter(address("2001:db8:0:1::1")).unwrap();
         drop((one, other));
         assert!(door.inside().by_origin.is_empty());
@@ -133,9 +146,9 @@ mod tests {
 
     #[test]
     fn without_a_limit_one_address_may_have_all_places_and_no_more() {
-        let door = Door::new(0);
+        let door = Door::new(100, 0);
         let enter = || door.enter(address("192.0.2.1"));
-        let _inside: Vec<Place> = (0..MAX_SOCKETS).map(|_| enter().unwrap()).collect();
-        assert_eq!(enter().err(), Some(Refused::Sockets));
+        let _inside: Vec<Place> = (0..100).map(|_| enter().unwrap()).collect();
+        assert_eq!(enter().err(), Some(NoPlace::Full));
     }
 }
