@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests fail the test
 
 mod fetching;
+mod files;
+mod formats;
 mod keeping;
 mod origin;
+mod probe;
 mod rig;
 mod variants;

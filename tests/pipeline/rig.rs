@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgeseed::budget::Budget;
-use edgeseed::config::{ChannelConfig, Matching, StoreConfig, Variants};
+use edgeseed::config::{ChannelConfig, Config, Matching, StoreConfig, Variants};
 use edgeseed::fetch::{self, ChannelState, ChannelStatus, OriginClient};
 use edgeseed::ids::{ChannelName, MediaSequence};
 use edgeseed::metrics::Metrics;
 use edgeseed::sibling::Siblings;
 use edgeseed::store::{Found, Reader, Store, StoreError};
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -99,15 +100,30 @@ impl Pipeline {
         }
     }
 
+    /// Starts a channel with these lines of configuration, in a folder of its own.
+    pub(crate) fn start_with_lines(url: &str, lines: &str) -> (Self, TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[[channel]]\nurl = \"{url}\"\nname = \"news\"\n{lines}\n[signal]\nurl = \"ws://127.0.0.1\"\n"
+        );
+        let channel = Config::parse(&text).unwrap().channels.remove(0);
+        (Self::start_channel(dir.path(), 1 << 30, channel), dir)
+    }
+
+    pub(crate) fn find(&self, uri: &str, sequence: Option<u64>) -> Found {
+        self.store.find(&news(), uri, sequence.map(MediaSequence))
+    }
+
     pub(crate) async fn stored(&self, uri: &str, sequence: u64) -> Reader {
-        let found =
-            self.until(
-                |store| match store.find(&news(), uri, Some(MediaSequence(sequence))) {
-                    Found::Ready(reader) => Some(reader),
-                    _ => None,
-                },
-            );
-        found.await
+        self.ready(uri, Some(sequence)).await
+    }
+
+    pub(crate) async fn ready(&self, uri: &str, sequence: Option<u64>) -> Reader {
+        self.until(|_| match self.find(uri, sequence) {
+            Found::Ready(reader) => Some(reader),
+            _ => None,
+        })
+        .await
     }
 
     /// Waits for the store to change until `look` sees what it looks for.
@@ -138,6 +154,12 @@ impl Pipeline {
 
     pub(crate) async fn failure(&mut self) -> String {
         let status = self.status(|s| s.state == ChannelState::Failing).await;
+        status.failure.unwrap().error
+    }
+
+    /// What is wrong, whatever the channel's state is.
+    pub(crate) async fn complaint(&mut self) -> String {
+        let status = self.status(|status| status.failure.is_some()).await;
         status.failure.unwrap().error
     }
 

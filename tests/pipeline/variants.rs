@@ -4,6 +4,7 @@ use edgeseed::config::{ChannelConfig, Matching, Variants};
 use edgeseed::fetch::ChannelState;
 use edgeseed::ids::MediaSequence;
 use edgeseed::store::{Found, Store};
+use tempfile::TempDir;
 
 use super::origin::{Answer, Origin, media, playlist, set_segments};
 use super::rig::{Pipeline, channel, news};
@@ -65,16 +66,10 @@ fn variants(low: &str, high: &str, audio: &str) -> Origin {
     origin
 }
 
-fn first(store: &Store, uri: &str) -> Found {
-    store.find(&news(), uri, Some(MediaSequence(0)))
-}
-
-#[tokio::test]
-async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_not_followed() {
-    let (origin, dir) = (
-        variants("1.ts", "1.ts", "a1.aac"),
-        tempfile::tempdir().unwrap(),
-    );
+/// Two variants whose segments have one name, which stands for neither; the followed one's is stored.
+async fn of_one_name() -> (Origin, Pipeline, TempDir) {
+    let origin = variants("1.ts", "1.ts", "a1.aac");
+    let dir = tempfile::tempdir().unwrap();
     let base = origin.serve().await;
     let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), dir.path());
     pipeline
@@ -82,6 +77,16 @@ async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_no
         .await;
     let found = first(&pipeline.store, "1.ts");
     assert!(matches!(found, Found::Absent), "{found:?}");
+    (origin, pipeline, dir)
+}
+
+fn first(store: &Store, uri: &str) -> Found {
+    store.find(&news(), uri, Some(MediaSequence(0)))
+}
+
+#[tokio::test]
+async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_not_followed() {
+    let (_origin, pipeline, _dir) = of_one_name().await;
     // The audio is nobody else's.
     assert_eq!(
         pipeline.stored("a1.aac", 0).await.read(0..1).unwrap(),
@@ -97,17 +102,7 @@ async fn a_name_that_another_variant_uses_too_is_never_served_even_if_that_is_no
 
 #[tokio::test]
 async fn a_variant_is_served_again_once_no_other_uses_its_names() {
-    let (origin, dir) = (
-        variants("1.ts", "1.ts", "a1.aac"),
-        tempfile::tempdir().unwrap(),
-    );
-    let base = origin.serve().await;
-    let pipeline = Pipeline::start(&format!("{base}/m.m3u8"), dir.path());
-    pipeline
-        .until(|store| (store.summary(&news()).segments == 2).then_some(()))
-        .await;
-    let found = first(&pipeline.store, "1.ts");
-    assert!(matches!(found, Found::Absent), "{found:?}");
+    let (origin, pipeline, _dir) = of_one_name().await;
     origin.set("/low/index.m3u8", &[one_segment("low1.ts")]);
     // A list of another kind is lost at once, and looked for at once.
     let audio = [Answer::Text(MASTER.into()), one_segment("a1.aac")];
