@@ -20,8 +20,9 @@ use url::Url;
 
 use crate::budget::Budget;
 use crate::config::{Config, SignalConfig, SignalServerConfig};
-use crate::fetch::{self, ChannelStatus, OriginClient, OriginError};
+use crate::fetch::{self, ChannelStatus, LanPlaylists, OriginClient, OriginError};
 use crate::http::{self, HttpError, SignalAddress};
+use crate::ids::without_password;
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerError, Peers};
 use crate::sibling::Siblings;
@@ -207,6 +208,7 @@ impl Daemon {
         if let Some(server) = self.signal_server {
             rest.spawn(named("the signalling server", server.run(meeting.clone())));
         }
+        let request_hold = self.config.peer.request_hold;
         let mut channels = Vec::new();
         let mut loads = Vec::new();
         let mut answers = HashMap::new();
@@ -214,6 +216,7 @@ impl Daemon {
         for channel in &self.config.channels {
             let numbers = self.metrics.channel(&channel.name);
             let (status_in, status) = watch::channel(ChannelStatus::default());
+            let (lan_in, lan) = watch::channel(LanPlaylists::default());
             rest.spawn(named(
                 "prefetching",
                 fetch::run(
@@ -225,6 +228,7 @@ impl Daemon {
                         siblings: self.siblings.clone(),
                         metrics: Arc::clone(&numbers),
                         status: status_in,
+                        lan: lan_in,
                     },
                     // What is being sent may still be arriving.
                     meeting.clone(),
@@ -262,6 +266,7 @@ impl Daemon {
             channels.push(http::Channel {
                 config: channel.clone(),
                 status,
+                lan,
             });
         }
         rest.spawn(named(
@@ -287,6 +292,7 @@ impl Daemon {
                     budget: self.budget.clone(),
                     store: self.store.clone(),
                     store_max: self.config.store.max_size,
+                    request_hold,
                     peers: commands.clone(),
                     started: self.started,
                 },
@@ -344,7 +350,7 @@ fn for_pages(
 ) -> (SignalAddress, Option<String>) {
     match (signal, own) {
         (SignalConfig::Server { url, .. }, _) => {
-            (SignalAddress::Signal(http::without_password(&url)), None)
+            (SignalAddress::Signal(without_password(&url)), None)
         }
         (SignalConfig::Own, Some(own)) if own.tls.is_some() => {
             (SignalAddress::SignalTlsPort(port), own.token)

@@ -183,6 +183,16 @@ impl fmt::Display for PeerId {
     }
 }
 
+/// An address as others may have it: what the pages show is for the whole LAN, and browsers refuse to load
+/// one with a password anyway.
+pub fn without_password(url: &Url) -> Url {
+    let mut bare = url.clone();
+    // Only fails for what has no host, and then there is no password.
+    let _ = bare.set_username("");
+    let _ = bare.set_password(None);
+    bare
+}
+
 /// What somebody else wrote, as a log or a page may have it: control characters escaped, so that it
 /// makes no line of its own, and the first 200 characters at most.
 pub fn tame(text: &str) -> String {

@@ -27,7 +27,7 @@
 //!    one for each core. What a viewer says goes to its [`session`], which decides what it gets and how much of it
 //!    may be on its way; whose turn it is on a full link is decided by deadlines. [`wire`] has the
 //!    messages and packets. Other boxes of the operator are peers too: [`sibling`] is how [`fetch`] asks them before the origin.
-//! 5. [`http`] shows how it goes; [`metrics`] has the numbers.
+//! 5. [`http`] shows how it goes, and serves the segments to players without WebRTC; [`metrics`] has the numbers.
 //! 6. [`daemon`] builds all of them in order and takes them down again. Nothing else knows all.
 //!
 //! # The rules
@@ -75,8 +75,9 @@
 //!   `window` is fetched, for that is where its viewers begin.
 //! - SIGHUP builds every part anew, in this process, when the file is good and has changed. Viewers
 //!   meet the box again under a fresh id, as after a restart; no part needs a second way to change.
-//! - `/live/<name>/` of the design is not there yet: viewers without WebRTC are served by the origin,
-//!   and `edgeseed_served_bytes_total{via="http"}` stays 0.
+//! - `/live/<name>/` is the origin's playlist, line by line, with what the box has named as it is here
+//!   (`hls::relist`): what is for players only, as keys and dates, need not be understood, and what is
+//!   not here is where it always was.
 //! - The WebRTC stack is told another time than the wall's ([`peer`], `clock.rs`): four times as fast, a
 //!   lost tail is sent again after 250 ms instead of a second. It replaced probes by KEEPALIVE.
 //! - A viewer gets no ICE checks from us before it has sent one: its own are enough for a box with an

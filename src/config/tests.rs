@@ -33,6 +33,16 @@ fn one_channel_and_one_signal_are_a_complete_file() {
 }
 
 #[test]
+fn a_channels_id_is_what_a_page_can_write_without_the_password_or_the_token_of_the_url() {
+    let text = COMPLETE.replace("https://", "https://name:word@");
+    let config = Config::parse(&text).unwrap();
+    assert_eq!(
+        config.channels[0].id.as_str(),
+        "https://cdn.example.com/news/index.m3u8"
+    );
+}
+
+#[test]
 fn the_sample_that_is_shipped_says_what_the_defaults_are() {
     let sample = Config::parse(include_str!("../../edgeseed.example.toml")).unwrap();
     assert_eq!(sample.channels.len(), 1);

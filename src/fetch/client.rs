@@ -15,7 +15,8 @@ use reqwest::{Response, StatusCode, Version};
 use url::Url;
 
 use super::names::Names;
-use crate::hls::{self, Playlist, PlaylistError, Variables};
+use crate::hls::{self, Playlist, PlaylistError, Variables, Written};
+use crate::ids::without_password;
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
 pub const MAX_PLAYLIST: usize = 2 << 20;
@@ -52,7 +53,7 @@ pub enum Loaded {
     /// 304: the copy that the validators stand for is current.
     Unchanged,
     /// A playlist.
-    Changed(LoadedPlaylist),
+    Changed(Box<LoadedPlaylist>),
 }
 
 /// A playlist as it came.
@@ -62,8 +63,10 @@ pub struct LoadedPlaylist {
     pub playlist: Playlist,
     /// For the next request.
     pub validators: Validators,
-    /// Bytes of its text.
+    /// Bytes of the answer.
     pub bytes: usize,
+    /// What was read, from the final address.
+    pub written: Written,
 }
 
 /// What went wrong with the origin.
@@ -251,11 +254,15 @@ impl OriginClient {
             text.to_mut().truncate(end + 1);
         }
         let playlist = hls::parse(&text, &base, imports).map_err(OriginError::Playlist)?;
-        Ok(Loaded::Changed(LoadedPlaylist {
+        Ok(Loaded::Changed(Box::new(LoadedPlaylist {
             playlist,
             validators,
             bytes,
-        }))
+            written: Written {
+                text: text.into_owned(),
+                base,
+            },
+        })))
     }
 
     /// Loads a small text, such as the status of a box.
@@ -286,12 +293,9 @@ impl OriginClient {
 
 /// An address for logs and pages: without its query, where tokens are, and without a password.
 pub(super) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
+    let mut url = without_password(url);
     url.set_query(None);
     url.set_fragment(None);
-    // Neither fails for http and https.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
     url.to_string()
 }
 

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{OriginClient, OriginError};
+use super::lan::LanPlaylists;
 use super::neighbour;
 use super::pace::{Pace, Place, Places};
 use super::segment::MAX_RESUMES;
@@ -50,6 +52,7 @@ pub(super) struct Means {
     pub(super) pace: Pace,
     pub(super) places: Places,
     pub(super) board: Board,
+    pub(super) lan: watch::Sender<LanPlaylists>,
 }
 
 /// The downloads of one rendition, or of its initialization sections. Dropped, it gives up what was not finished.

@@ -10,9 +10,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::client::{OriginError, Validators};
 use super::downloads::{Downloads, Means, Wanted};
 use super::edge::Edge;
+use super::lan::{self, MAX_LAN_PLAYLIST};
 use super::prefetch::{Source, jitter, load, media};
 use crate::config::ChannelConfig;
-use crate::hls::{MediaPlaylist, Tracker, Unfit, Update};
+use crate::hls::{MediaPlaylist, Tracker, Unfit, Update, Written};
 use crate::ids::{MediaSequence, RenditionIndex, Resource, SegmentUri};
 use crate::store::Announced;
 
@@ -40,6 +41,7 @@ pub(super) struct Follower<'a> {
     newest: Option<MediaSequence>,
     edge: Edge,
     restarts_told: bool,
+    long_told: bool,
 }
 
 impl<'a> Follower<'a> {
@@ -81,6 +83,7 @@ impl<'a> Follower<'a> {
             newest: None,
             edge: Edge::default(),
             restarts_told: false,
+            long_told: false,
         }
     }
 
@@ -89,7 +92,7 @@ impl<'a> Follower<'a> {
         let mut validators = Validators::default();
         let mut asked_ahead = self.means.store.asked_ahead(&self.channel.name);
         let (mut started, mut next) = match source.first {
-            Some((started, media)) => (started, self.update(started, &media)),
+            Some((started, media, written)) => (started, self.update(started, &media, &written)),
             None => (Instant::now(), Instant::now()),
         };
         loop {
@@ -110,9 +113,9 @@ impl<'a> Follower<'a> {
             let loading = load(self.means, &source.url, &validators, &source.variables);
             let loaded = self.meanwhile(loading).await;
             next = match loaded.and_then(media) {
-                Ok(Some((media, current))) => {
+                Ok(Some((media, written, current))) => {
                     validators = current;
-                    self.update(started, &media)
+                    self.update(started, &media, &written)
                 }
                 Ok(None) => {
                     let mut ended = false;
@@ -156,7 +159,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Puts what a load brought into effect.
-    fn update(&mut self, started: Instant, media: &MediaPlaylist) -> Instant {
+    fn update(&mut self, started: Instant, media: &MediaPlaylist, written: &Written) -> Instant {
         let update = self.tracker.on_playlist(started.into_std(), media);
         // A cache's old copy is no look at what the playlist is now.
         let is_current = update.changed || media.newest() == self.newest;
@@ -200,6 +203,7 @@ impl<'a> Follower<'a> {
         let (name, store) = (&self.channel.name, &self.means.store);
         if is_current {
             store.looked(name, self.rendition, started.into_std(), self.newest);
+            self.relist(media, written);
         }
         self.edge.listed(media, Instant::now(), SystemTime::now());
         self.means
@@ -216,6 +220,23 @@ impl<'a> Follower<'a> {
             true => started + ENDED_RECHECK,
             false => update.next_reload.into(),
         }
+    }
+
+    /// Offers the playlist to players in the LAN.
+    fn relist(&mut self, media: &MediaPlaylist, written: &Written) {
+        let (name, store) = (&self.channel.name, &self.means.store);
+        let list = lan::media(store, name, self.rendition, media, written);
+        if list.is_none() && !std::mem::replace(&mut self.long_told, true) {
+            log::warn!(
+                "channel {name}: its playlist is too long for players without WebRTC ({} KiB at most): \
+                 it is not at /live/{name}/",
+                MAX_LAN_PLAYLIST >> 10
+            );
+        }
+        self.means.lan.send_modify(|lan| match list {
+            Some(list) => drop(lan.media.insert(self.rendition, list)),
+            None => drop(lan.media.remove(&self.rendition)),
+        });
     }
 
     fn tell_of_restart(&mut self, update: &Update) {

@@ -8,6 +8,7 @@ mod client;
 mod downloads;
 mod edge;
 mod follow;
+mod lan;
 mod names;
 mod neighbour;
 mod pace;
@@ -19,6 +20,7 @@ mod voice;
 pub use client::{
     Loaded, LoadedPlaylist, MAX_PLAYLIST, MAX_SEGMENT, OriginClient, OriginError, Validators,
 };
+pub use lan::{LanPath, LanPlaylists, MAX_LAN_PLAYLIST};
 pub use prefetch::{Parts, run};
 pub use segment::SegmentBody;
 pub use status::{ChannelState, ChannelStatus, Failure, PlaylistStatus};

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesUnordered, iter};
 use tokio::sync::watch;
@@ -14,11 +15,12 @@ use url::Url;
 use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators, shown};
 use super::downloads::Means;
 use super::follow::Follower;
+use super::lan::{self, LanPlaylists};
 use super::pace::{Pace, Places};
 use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
-use crate::hls::{self, MediaPlaylist, Multivariant, Playlist, SharedName, Variables};
+use crate::hls::{self, MediaPlaylist, Multivariant, Playlist, SharedName, Variables, Written};
 use crate::ids::RenditionIndex;
 use crate::metrics::{ChannelMetrics, OriginKind};
 use crate::sibling::Siblings;
@@ -41,7 +43,7 @@ pub(super) struct Source {
     /// What it may import from the multivariant playlist that lists it.
     pub(super) variables: Arc<Variables>,
     /// Loaded already while the channel was looked at.
-    pub(super) first: Option<(Instant, MediaPlaylist)>,
+    pub(super) first: Option<(Instant, MediaPlaylist, Written)>,
 }
 
 /// What a look at the channel's own playlist found.
@@ -53,8 +55,8 @@ struct Sources {
     shared: Vec<SharedName>,
     /// Whether every playlist could be loaded, so that nothing else is shared.
     seen: bool,
-    /// Whether there is a multivariant playlist to go back to.
-    multivariant: bool,
+    /// The multivariant playlist to go back to, if there is one, for players in the LAN.
+    multivariant: Option<Bytes>,
 }
 
 /// What the prefetching of a channel needs from the rest of the box.
@@ -71,6 +73,8 @@ pub struct Parts {
     pub metrics: Arc<ChannelMetrics>,
     /// How it goes.
     pub status: watch::Sender<ChannelStatus>,
+    /// The playlists for players in the LAN.
+    pub lan: watch::Sender<LanPlaylists>,
 }
 
 /// Keeps the window of one channel in the store until `stop` is cancelled. Nothing that the origin
@@ -84,6 +88,7 @@ pub async fn run(channel: ChannelConfig, parts: Parts, stop: CancellationToken) 
         pace: Pace::new(channel.max_bandwidth),
         places: Places::default(),
         board: Board::new(channel.name.clone(), parts.metrics, parts.status),
+        lan: parts.lan,
     };
     stop.run_until_cancelled(prefetch(&channel, &means)).await;
 }
@@ -117,6 +122,11 @@ fn share(channel: &ChannelConfig, means: &Means, sources: &Sources) {
         .map(|name| (name.rendition, name.matching, name.uri.clone()))
         .collect();
     means.store.set_shared(&channel.name, &shared, sources.seen);
+    means.lan.send_modify(|lan| {
+        lan.multivariant = sources.multivariant.clone();
+        lan.media
+            .retain(|list, _| usize::from(list.0) < sources.names.len());
+    });
 }
 
 /// Loads the channel's playlist and, if it is multivariant, each of those that it lists, once: a
@@ -125,31 +135,39 @@ async fn look(channel: &ChannelConfig, means: &Means) -> Result<Sources, OriginE
     let started = Instant::now();
     let nothing = Arc::default();
     let loaded = load(means, &channel.url, &Validators::default(), &nothing).await?;
-    let multivariant = match loaded {
-        Loaded::Changed(LoadedPlaylist { playlist, .. }) => match playlist {
-            Playlist::Multivariant(multivariant) => multivariant,
-            Playlist::Media(media) => {
-                let first = Some((started, media));
-                let url = channel.url.clone();
-                return Ok(Sources {
-                    names: vec![url.to_string()],
-                    followed: vec![Source {
-                        url,
-                        variables: nothing,
-                        first,
-                    }],
-                    shared: Vec::new(),
-                    seen: true,
-                    multivariant: false,
-                });
-            }
-        },
-        Loaded::Unchanged => return Err(OriginError::Status(304)),
+    let Loaded::Changed(loaded) = loaded else {
+        return Err(OriginError::Status(304));
     };
-    Ok(look_into(channel, means, &multivariant).await)
+    let LoadedPlaylist {
+        playlist, written, ..
+    } = *loaded;
+    match playlist {
+        Playlist::Multivariant(multivariant) => {
+            Ok(look_into(channel, means, &multivariant, &written).await)
+        }
+        Playlist::Media(media) => {
+            let url = channel.url.clone();
+            Ok(Sources {
+                names: vec![url.to_string()],
+                followed: vec![Source {
+                    url,
+                    variables: nothing,
+                    first: Some((started, media, written)),
+                }],
+                shared: Vec::new(),
+                seen: true,
+                multivariant: None,
+            })
+        }
+    }
 }
 
-async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multivariant) -> Sources {
+async fn look_into(
+    channel: &ChannelConfig,
+    means: &Means,
+    multivariant: &Multivariant,
+    written: &Written,
+) -> Sources {
     let mut followed = multivariant.choose(channel.variants);
     followed.truncate(MAX_PLAYLISTS);
     let mut all = followed.clone();
@@ -168,7 +186,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         let variables = &multivariant.variables;
         let loaded = load(means, &url, &Validators::default(), variables).await;
         match loaded.and_then(media) {
-            Ok(Some((media, _))) => (url, Some((started, media))),
+            Ok(Some((media, written, _))) => (url, Some((started, media, written))),
             Ok(None) => (url, None),
             Err(error) => {
                 log::debug!("channel {}: a variant: {error}", channel.name);
@@ -179,10 +197,11 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
     let mut loaded: Vec<(Url, _)> = loads.buffered(4).collect().await;
     let lists: Vec<Option<&MediaPlaylist>> = loaded
         .iter()
-        .map(|(_, first)| first.as_ref().map(|(_, media)| media))
+        .map(|(_, first)| first.as_ref().map(|(_, media, _)| media))
         .collect();
     let shared = hls::shared_names(&lists, followed.len(), channel.matching);
     let seen = lists.iter().all(Option::is_some);
+    let lan = lan::multivariant(written, multivariant, &followed);
     loaded.truncate(followed.len());
     let followed = loaded
         .into_iter()
@@ -197,7 +216,7 @@ async fn look_into(channel: &ChannelConfig, means: &Means, multivariant: &Multiv
         names,
         shared,
         seen,
-        multivariant: true,
+        multivariant: Some(lan),
     }
 }
 
@@ -222,6 +241,7 @@ async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
         multivariant,
         ..
     } = sources;
+    let multivariant = multivariant.is_some();
     let follow = |index, source| async move {
         let follower = Follower::new(channel, means, index, multivariant);
         follower.run(source).await;
@@ -287,12 +307,14 @@ pub(super) async fn load(
     loaded
 }
 
-/// A media playlist and its validators; `None` if it did not change.
-pub(super) fn media(loaded: Loaded) -> Result<Option<(MediaPlaylist, Validators)>, OriginError> {
+/// A media playlist, its text and its validators; `None` if it did not change.
+pub(super) fn media(
+    loaded: Loaded,
+) -> Result<Option<(MediaPlaylist, Written, Validators)>, OriginError> {
     match loaded {
         Loaded::Unchanged => Ok(None),
         Loaded::Changed(loaded) => match loaded.playlist {
-            Playlist::Media(media) => Ok(Some((media, loaded.validators))),
+            Playlist::Media(media) => Ok(Some((media, loaded.written, loaded.validators))),
             Playlist::Multivariant(_) => Err(OriginError::NotMediaPlaylist),
         },
     }

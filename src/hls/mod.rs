@@ -6,6 +6,7 @@
 mod names;
 mod parse;
 mod playlist;
+mod relist;
 mod sections;
 mod tracker;
 mod variables;
@@ -16,5 +17,6 @@ pub use playlist::{
     AudioRendition, InitSection, MAX_SEGMENTS, MAX_URI, MAX_VARIANTS, MediaPlaylist, MediaSegment,
     Multivariant, Playlist, PlaylistError, Unfit, Variant,
 };
+pub use relist::{Listed, Written, relist_media, relist_multivariant};
 pub use tracker::{Tracker, Update};
 pub use variables::Variables;

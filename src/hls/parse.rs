@@ -368,6 +368,7 @@ impl<'a> Draft<'a> {
             media_sequence: MediaSequence(first),
             segments: self.segments,
             endlist: self.endlist,
+            variables: self.variables,
         }))
     }
 }

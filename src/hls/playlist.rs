@@ -37,6 +37,8 @@ pub struct MediaPlaylist {
     pub segments: Vec<MediaSegment>,
     /// `EXT-X-ENDLIST`: nothing will be added.
     pub endlist: bool,
+    /// What its tags may refer to (`EXT-X-DEFINE`).
+    pub variables: Variables,
 }
 
 /// One segment of a media playlist.

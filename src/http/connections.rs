@@ -29,11 +29,14 @@ const BUFFER: usize = 16 * 1024;
 /// How long a request may take to arrive, or the next one to begin: the status page asks every 2 s.
 const HEADERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long a connection is used again and again, or an answer may take: the player's script, 600 kB, over
-/// the worst of Wi-Fi.
+/// How long a connection is used again and again.
 const LIFE: Duration = Duration::from_secs(60);
 
-/// What is under way then, or at a stop, may end within this.
+/// The answer that is under way then may end within this: a segment of 10 s, or the player's script of 600 kB,
+/// over the worst of Wi-Fi.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
+
+/// The one at a stop within this.
 const ENDING: Duration = Duration::from_secs(1);
 
 /// After the system has given no connection, as for want of descriptors.
@@ -79,7 +82,14 @@ async fn connection(stream: TcpStream, app: Router, stop: CancellationToken) {
         // Whatever was wrong with it, it is the other end's concern.
         _ = &mut connection => return,
         () = stop.cancelled() => {}
-        () = sleep(LIFE) => {}
+        () = sleep(LIFE) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = &mut connection => return,
+                () = stop.cancelled() => {}
+                () = sleep(LAST_ANSWER) => return,
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(ENDING, connection).await;

@@ -1,10 +1,12 @@
 //! The pages: `/` and `/api/status` (the state of channels and peers), `/metrics` (Prometheus),
-//! `/healthz`, and `/watch` (a page with a player that uses the box).
+//! `/healthz`, `/watch` (a page with a player that uses the box), and `/live/<name>/` (the segments as plain
+//! HLS, for players without WebRTC).
 //!
 //! Read-only: whatever is asked here, nothing of the box changes by it.
 
 pub mod assets;
 mod connections;
+mod live;
 mod metrics;
 mod status;
 
@@ -12,7 +14,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -29,8 +31,8 @@ use url::Url;
 
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
-use crate::fetch::ChannelStatus;
-use crate::ids::{ChannelId, ChannelName};
+use crate::fetch::{ChannelStatus, LanPlaylists};
+use crate::ids::{ChannelId, ChannelName, without_password};
 use crate::metrics::Metrics;
 use crate::peer;
 use crate::store::Store;
@@ -81,6 +83,8 @@ pub struct Channel {
     pub config: ChannelConfig,
     /// How its prefetching goes.
     pub status: watch::Receiver<ChannelStatus>,
+    /// Its playlists for players in the LAN.
+    pub lan: watch::Receiver<LanPlaylists>,
 }
 
 /// Where the watch page finds the signalling server.
@@ -111,6 +115,8 @@ pub struct Sources {
     pub store: Store,
     /// Bytes of segments at most, `[store] max-size`.
     pub store_max: u64,
+    /// How long a request may wait for a segment that is on its way.
+    pub request_hold: Duration,
     /// Who can list the peers.
     pub peers: mpsc::Sender<peer::Command>,
     /// When the box started.
@@ -157,6 +163,7 @@ impl Server {
             .route("/watch/", get(|| async { Redirect::permanent("/watch") }))
             .route("/watch/config.json", get(watch_config))
             .route("/watch/{*file}", get(watch_file))
+            .route("/live/{channel}/{*path}", get(live::answer))
             .with_state(sources);
         connections::serve(self.listener, app, stop).await;
     }
@@ -261,16 +268,6 @@ struct WatchChannel<'a> {
     name: &'a ChannelName,
     id: &'a ChannelId,
     url: Url,
-}
-
-/// An address as pages may have it: they are for the whole LAN, and browsers refuse to load one with
-/// a password anyway.
-pub fn without_password(url: &Url) -> Url {
-    let mut bare = url.clone();
-    // Only fails for URLs that have no host, which these always have.
-    let _ = bare.set_username("");
-    let _ = bare.set_password(None);
-    bare
 }
 
 async fn watch_config(State(sources): AppState) -> Response {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Sources, metrics};
 use crate::fetch::{ChannelState, ChannelStatus};
-use crate::ids::{ChannelId, ChannelName, MediaSequence};
+use crate::ids::{ChannelId, ChannelName, MediaSequence, without_password};
 use crate::peer::{Command, PeerStatus};
 use crate::store::Ambiguous;
 
@@ -149,7 +149,7 @@ fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
 
 /// A query may hold a token, and the authority a password; the page is for the whole LAN.
 fn without_secrets(url: &url::Url) -> String {
-    let mut bare = super::without_password(url);
+    let mut bare = without_password(url);
     bare.set_query(None);
     bare.into()
 }

@@ -14,6 +14,7 @@ use tokio_tungstenite::{
 use url::Url;
 
 use super::{tls, websocket_config};
+use crate::ids::without_password;
 
 /// Connections that are being made at a time. A box of a hundred channels that has lost its server,
 /// or has just been started, asks for a hundred at once: four at a time are through within two
@@ -53,11 +54,8 @@ impl Dialer {
     /// To the server at `url` (`ws://` or `wss://`), whose certificate has to come from `ca`; if that
     /// is empty, from one of the system's.
     pub fn new(url: Url, ca: Vec<CertificateDer<'static>>) -> Self {
-        let mut shown = url.clone();
+        let mut shown = without_password(&url);
         shown.set_query(None);
-        // Neither fails for an address with a host, which these always have.
-        let _ = shown.set_username("");
-        let _ = shown.set_password(None);
         Self {
             url,
             shown: shown.into(),

@@ -20,7 +20,7 @@ use self::room::Account;
 pub(super) use self::room::{Pool, Room, Wish};
 use super::{Ambiguous, Announced, Segment, Summary};
 use crate::config::Matching;
-use crate::ids::{ByteRange, ChannelName, MediaSequence, RenditionIndex, SegmentUri};
+use crate::ids::{ByteRange, ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
 
 /// What the index has to know of what is stored.
 pub(super) trait Stored: Clone {
@@ -402,6 +402,27 @@ impl<S: Stored> Index<S> {
             Some(channel) => channel.find(uri, sequence, now),
             None => Lookup::Absent,
         }
+    }
+
+    /// What a playlist lists under this number, and where it is at the origin.
+    pub(super) fn find_listed(
+        &self,
+        name: &ChannelName,
+        key: Key,
+    ) -> Option<(Lookup<S>, Option<Resource>)> {
+        self.channels.get(name)?.find_listed(key)
+    }
+
+    /// Everything of a rendition that is stored, on its way, or given up and still listed.
+    pub(super) fn announced(
+        &self,
+        name: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> BTreeMap<MediaSequence, SegmentUri> {
+        let channel = self.channels.get(name).into_iter();
+        let entries = channel.flat_map(|channel| channel.of_rendition(rendition));
+        let named = entries.map(|((_, sequence), entry)| (*sequence, entry.uri.clone()));
+        named.collect()
     }
 
     /// What is listed and not served because of its name.

@@ -1,5 +1,6 @@
 //! What is asked of the store: by viewers, by siblings, and by the pages.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use tokio::sync::watch;
 use super::index::Lookup;
 use super::inner::Inner;
 use super::{Ambiguous, Found, Reader, Segment, Store, Summary};
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex};
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
 
 impl Store {
     /// Changes whenever somebody asks for a segment just past the newest announced one: a viewer has
@@ -25,7 +26,38 @@ impl Store {
     /// A URI that nobody announced is [`Found::Coming`] if its number is at most three past the
     /// newest listed one of a channel that is alive: the viewer has loaded the playlist before us. One whose name may turn out to be ambiguous in a moment is, too.
     pub fn find(&self, channel: &ChannelName, uri: &str, sequence: Option<MediaSequence>) -> Found {
-        match self.look_up(channel, uri, sequence) {
+        let found = self.look_up(channel, uri, sequence);
+        self.answer(channel, found)
+    }
+
+    /// Looks up what the playlist of a rendition lists under this number, and where it is at the origin;
+    /// `None` if it lists no such thing within the window. Here no name can be ambiguous.
+    pub fn find_listed(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+        sequence: MediaSequence,
+    ) -> Option<(Found, Option<Resource>)> {
+        let found = self
+            .inner
+            .index()
+            .find_listed(channel, (rendition, sequence));
+        let (found, resource) = found?;
+        self.prove(channel, &found);
+        Some((self.answer(channel, found), resource))
+    }
+
+    /// What [`Self::find_listed`] can find of a rendition, with its URIs.
+    pub fn announced(
+        &self,
+        channel: &ChannelName,
+        rendition: RenditionIndex,
+    ) -> BTreeMap<MediaSequence, SegmentUri> {
+        self.inner.index().announced(channel, rendition)
+    }
+
+    fn answer(&self, channel: &ChannelName, found: Lookup<Arc<Segment>>) -> Found {
+        match found {
             Lookup::Ready(segment) => self.open_found(channel, segment),
             Lookup::Coming(ticket) => match self.inner.growing(ticket) {
                 Some(growing) => Found::Arriving(Reader::growing(growing)),
@@ -97,10 +129,14 @@ impl Store {
     ) -> Lookup<Arc<Segment>> {
         let now = Instant::now();
         let found = self.inner.index().find(channel, uri, sequence, now);
-        if let Lookup::Unproven(segment, ticket) = &found {
+        self.prove(channel, &found);
+        found
+    }
+
+    fn prove(&self, channel: &ChannelName, found: &Lookup<Arc<Segment>>) {
+        if let Lookup::Unproven(segment, ticket) = found {
             Inner::prove(&self.inner, channel, Arc::clone(segment), *ticket, true);
         }
-        found
     }
 
     fn open_found(&self, channel: &ChannelName, segment: Arc<Segment>) -> Found {

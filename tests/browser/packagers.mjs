@@ -16,10 +16,12 @@ import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 import { launch, verdict } from './chromium.mjs';
 import { cases, makeSources } from './packagings.mjs';
-import { end, freePort, program, start, text, until } from './stage.mjs';
+import { end, freePort, program, run, start, text, until } from './stage.mjs';
 
 // How much of its channel each page shows before it is judged.
 const PLAY_SECONDS = 12;
+// How much ffmpeg plays of each.
+const PLAIN_SECONDS = 6;
 // How many pages play at once: two cores decode that, and have something left for the box.
 const TOGETHER = 4;
 const names = process.argv.length > 3 ? process.argv.slice(3) : Object.keys(cases);
@@ -27,7 +29,7 @@ const folder = await mkdtemp(path.join(os.tmpdir(), 'edgeseed-packagers-'));
 process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 
 /**
- * Serves the folder, with byte ranges and CORS. `asked`: what was asked for, each { name, range, box }.
+ * Serves the folder, with byte ranges and CORS. `asked`: what was asked for, each { name, range, box, ffmpeg }.
  * `sent`: the digests of what the box got under each name, for the files of live channels do not last.
  */
 class Origin {
@@ -47,11 +49,12 @@ class Origin {
     const name = decodeURIComponent(new URL(request.url, 'http://x').pathname);
     const file = path.join(folder, path.normalize(name));
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '');
-    const box = request.headers['user-agent']?.startsWith('edgeseed/') ?? false;
+    const agent = request.headers['user-agent'] ?? '';
+    const box = agent.startsWith('edgeseed/');
     response.setHeader('Access-Control-Allow-Origin', '*');
     response.setHeader('Access-Control-Allow-Headers', 'range');
     if (request.method === 'OPTIONS') return response.end();
-    this.asked.push({ name, range: range?.[0] ?? '', box });
+    this.asked.push({ name, range: range?.[0] ?? '', box, ffmpeg: agent.startsWith('Lavf/') });
     response.setHeader('Content-Type', this.#types[path.extname(file)] ?? 'application/octet-stream');
     const { change } = cases[name.split('/')[1]];
     if (name.endsWith('.m3u8') && change) return response.end(await change(await readFile(file, 'utf8'), path.dirname(file)));
@@ -81,12 +84,16 @@ class Origin {
 function tap() {
   window.received = [];
   window.opened = null;
+  const hex = async (packets) => {
+    const digest = await crypto.subtle.digest('SHA-256', await new Blob(packets).arrayBuffer());
+    return Array.from(new Uint8Array(digest), (b) => b.toString(16).padStart(2, '0')).join('');
+  };
   const create = RTCPeerConnection.prototype.createDataChannel;
   RTCPeerConnection.prototype.createDataChannel = function createDataChannel(...args) {
     const channel = create.apply(this, args);
     channel.addEventListener('open', () => { window.opened ??= { ms: performance.now(), http: window.edgeseed.stats.http }; });
     let answer = null;
-    channel.addEventListener('message', async ({ data }) => {
+    channel.addEventListener('message', ({ data }) => {
       if (typeof data === 'string') {
         const { event, url, attachments } = JSON.parse(data);
         if (event === 'BINARY') answer = { url, missing: attachments, packets: [] };
@@ -95,13 +102,14 @@ function tap() {
       answer.packets.push(data);
       answer.missing -= 1;
       if (answer.missing > 0) return;
-      const { url, packets } = answer;
-      const digest = await crypto.subtle.digest('SHA-256', await new Blob(packets).arrayBuffer());
-      window.received.push({ url, digest: Array.from(new Uint8Array(digest), (b) => b.toString(16).padStart(2, '0')).join('') });
+      // Listed at once, as the page counts it.
+      window.received.push({ url: answer.url, digest: hex(answer.packets) });
     });
     return channel;
   };
 }
+
+const isKey = (name) => /\.(bin|key)$/.test(name);
 
 /** One viewer of one channel: { row, failures }. */
 async function play(browser, base, origin, name) {
@@ -116,20 +124,20 @@ async function play(browser, base, origin, name) {
   const shown = () => page.evaluate(() => window.edgeseed.stats.advanced);
   await until('it plays', 2 * PLAY_SECONDS + 10, async () => await shown() >= PLAY_SECONDS)
     .catch((error) => failures.push(error.message));
-  const { stats, received, opened, video } = await page.evaluate(() => {
+  const { stats, received, opened, video } = await page.evaluate(async () => {
     const video = document.getElementById('video');
+    // All of one moment.
+    const [stats, received] = [structuredClone(window.edgeseed.stats), [...window.received]];
     const { totalVideoFrames, droppedVideoFrames } = video.getVideoPlaybackQuality();
-    return {
-      stats: window.edgeseed.stats, received: window.received, opened: window.opened,
-      video: { frames: totalVideoFrames, dropped: droppedVideoFrames, audio: video.webkitAudioDecodedByteCount, height: video.videoHeight },
-    };
+    const seen = { frames: totalVideoFrames, dropped: droppedVideoFrames, audio: video.webkitAudioDecodedByteCount, height: video.videoHeight };
+    const digests = await Promise.all(received.map(({ digest }) => digest));
+    return { stats, received: received.map(({ url }, at) => ({ url, digest: digests[at] })), opened: window.opened, video: seen };
   });
   await context.close();
 
   const mine = origin.asked.filter((ask) => !ask.box && ask.name.startsWith(`/${name}/`));
-  const isKey = ({ name }) => /\.(bin|key)$/.test(name);
-  const keysAsked = new Set(mine.filter(isKey).map((ask) => ask.name)).size;
-  const media = mine.filter((ask) => !isKey(ask) && !ask.name.endsWith('.m3u8'));
+  const keysAsked = new Set(mine.map((ask) => ask.name).filter(isKey)).size;
+  const media = mine.filter((ask) => !isKey(ask.name) && !ask.name.endsWith('.m3u8'));
   // Of what is loaded once there is a box to ask: a busy machine takes seconds to connect, in which a
   // recording is half loaded.
   const share = (100 * stats.p2p) / (stats.p2p + media.length - (opened?.http ?? 0));
@@ -159,6 +167,21 @@ async function play(browser, base, origin, name) {
     'took s': ((Date.now() - began) / 1000).toFixed(1),
   };
   return { row, failures: failures.map((text) => `${name}: ${text}`) };
+}
+
+/** A player without WebRTC, ffmpeg: { row, failures }. */
+async function playPlain(base, origin, name) {
+  const { keys = 0 } = cases[name];
+  const failures = [];
+  const told = await run('ffmpeg', ['-nostdin', '-loglevel', 'warning', '-progress', '-', '-i', `${base}/live/${name}/index.m3u8`, '-t', String(PLAIN_SECONDS), '-f', 'null', '-'])
+    .catch((error) => { failures.push(error.message); return ''; });
+  const frames = Number(/.*frame=(\d+)/s.exec(told)?.[1] ?? 0);
+  const asked = origin.asked.filter((ask) => ask.ffmpeg && ask.name.startsWith(`/${name}/`)).map((ask) => ask.name);
+  const media = asked.filter((ask) => !isKey(ask));
+  if (frames < 15 * PLAIN_SECONDS) failures.push(`${frames} frames`);
+  if (media.length > 0) failures.push(`it was sent to the origin for ${media}`);
+  if (asked.length - media.length < keys) failures.push(`it fetched ${asked.length} keys from the origin, wanted ${keys}`);
+  return { row: { case: name, frames, keys: asked.length }, failures: failures.map((text) => `${name}, by ffmpeg: ${text}`) };
 }
 
 /**
@@ -230,6 +253,13 @@ try {
       await browser.close();
     }
     console.table(rows);
+    const plain = [];
+    for (const name of names.filter((name) => cases[name].plain !== false)) {
+      const result = await playPlain(base, origin, name);
+      plain.push(result.row);
+      failures.push(...result.failures);
+    }
+    console.table(plain);
   } catch (error) {
     failures.push(error.message);
   }

@@ -88,6 +88,7 @@ impl Pipeline {
                 siblings: Siblings::new().0,
                 metrics: metrics.channel(&news()),
                 status: sender,
+                lan: watch::Sender::default(),
             },
             stop.clone(),
         ));

@@ -142,6 +142,10 @@ impl<S: Stored> Channel<S> {
         if self.may_clash(names, key) {
             return Lookup::Ahead;
         }
+        self.state(entry)
+    }
+
+    fn state(&self, entry: &Entry<S>) -> Lookup<S> {
         match &entry.state {
             // Found at start, and no playlist has been loaded since that says it is still what is
             // meant by this name.
@@ -151,6 +155,16 @@ impl<S: Stored> Channel<S> {
             State::Coming(ticket) => Lookup::Coming(*ticket),
             State::Gone => Lookup::Absent,
         }
+    }
+
+    /// What a playlist lists under this number, and where it is at the origin.
+    pub(super) fn find_listed(&self, key: Key) -> Option<(Lookup<S>, Option<Resource>)> {
+        let entry = self.entries.get(&key)?;
+        let found = match entry.resource {
+            Some(_) => self.state(entry),
+            None => Lookup::Unconfirmed,
+        };
+        Some((found, entry.resource.clone()))
     }
 
     /// What is listed and not served because of its name, even as the playlist writes it.
