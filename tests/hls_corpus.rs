@@ -4,6 +4,8 @@
 
 #[path = "support/differential.rs"]
 mod differential;
+#[path = "support/relisted.rs"]
+mod relisted;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -16,6 +18,7 @@ use edgeseed::hls::{self, MediaPlaylist, Multivariant, Playlist, Unfit, Variable
 use edgeseed::ids::Resource;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use relisted::changed_by_relisting;
 use url::Url;
 
 /// Set it to write down anew what is understood; the difference is then in the commit for review.
@@ -188,6 +191,18 @@ fn a_second_parser_sees_the_same_segments_in_mutations_of_the_corpus() {
     );
     println!("agreed {agreed}, excused {excused:#?}");
     assert!(agreed > 3000, "{agreed} and {excused:#?}");
+}
+
+#[test]
+fn what_is_written_anew_for_other_players_means_the_same_in_the_corpus_and_its_mutations() {
+    let texts: Vec<String> = corpus().iter().map(|path| text_of(path)).collect();
+    let mut random = StdRng::seed_from_u64(8216);
+    let mutations: Vec<String> = (0..8000).map(|_| mutated(&texts, &mut random)).collect();
+    for text in texts.iter().chain(&mutations) {
+        if let Some(relisted) = changed_by_relisting(text) {
+            panic!("{text}\nis written anew as\n{relisted}");
+        }
+    }
 }
 
 /// One of the texts with a few of its lines or bytes changed.

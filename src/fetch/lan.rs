@@ -76,8 +76,9 @@ impl fmt::Display for LanPath {
 /// A multivariant playlist whose `followed` playlists are here.
 pub(super) fn multivariant(written: &Written, list: &Multivariant, followed: &[Url]) -> Bytes {
     let here = |address: &Url| {
+        let address = without_password(address);
         let mut followed = (0..).map(RenditionIndex).zip(followed);
-        let (rendition, _) = followed.find(|(_, url)| without_password(url) == *address)?;
+        let (rendition, _) = followed.find(|(_, url)| without_password(url) == address)?;
         Some(LanPath::Media(rendition).to_string())
     };
     hls::relist_multivariant(written, list, here).into()

@@ -59,25 +59,29 @@ pub fn relist_media(
 ) -> String {
     let mut list = Relisted::new(&written.base, &media.variables);
     let mut segments = media.segments.iter().peekable();
+    let mut range = None;
     for line in lines(&written.text) {
         match line {
             Line::Uri(uri) => {
                 let Some(segment) = segments.next() else {
                     break;
                 };
+                let written = range.take();
                 match local(Listed::Segment(segment)) {
                     Some(name) => list.line(&name),
                     None => {
                         if let Some(range) = segment.range() {
                             let (length, start) = (range.length(), range.start());
                             list.line(&format!("#EXT-X-BYTERANGE:{length}@{start}"));
+                        } else if let Some(written) = written {
+                            list.tag(&written, |_| None, None);
                         }
                         list.line(&list.address(&uri));
                     }
                 }
             }
             // Told with its segment: one that is here is a whole file.
-            Line::Tag(tag) if tag.name() == "-X-BYTERANGE" => {}
+            Line::Tag(tag) if tag.name() == "-X-BYTERANGE" => range = Some(tag),
             // Its variables are replaced.
             Line::Tag(tag) if tag.name() == "-X-DEFINE" => {}
             Line::Tag(tag) if tag.name() == "-X-MAP" => {
@@ -92,8 +96,7 @@ pub fn relist_media(
     list.text
 }
 
-/// The same for a multivariant playlist; `local` says under which name the media playlist at an address,
-/// without the password of it, is here.
+/// The same for a multivariant playlist; `local` says under which name the media playlist at an address is here.
 pub fn relist_multivariant(
     written: &Written,
     multivariant: &Multivariant,
@@ -149,15 +152,16 @@ fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
 }
 
 struct Relisted<'a> {
-    base: &'a Url,
+    /// Without the password that the box may use.
+    base: Url,
     variables: &'a Variables,
     text: String,
 }
 
 impl<'a> Relisted<'a> {
-    fn new(base: &'a Url, variables: &'a Variables) -> Self {
+    fn new(base: &Url, variables: &'a Variables) -> Self {
         Self {
-            base,
+            base: without_password(base),
             variables,
             text: String::new(),
         }
@@ -185,7 +189,7 @@ impl<'a> Relisted<'a> {
         let mut new = format!("#EXT{}", tag.name());
         let mut separator = ':';
         for (name, value) in attributes {
-            if Some(name) == left_out {
+            if Some(name.trim()) == left_out {
                 continue;
             }
             // Neither fails: all is in memory, and a line is text.
@@ -213,11 +217,11 @@ impl<'a> Relisted<'a> {
         self.variables.replace(text).unwrap_or(Cow::Borrowed(text))
     }
 
-    /// The full address, without the password that the box may use; as written where there is none.
+    /// The full address; as written where there is none.
     fn address(&self, uri: &str) -> String {
         let uri = self.replaced(uri.trim());
         match self.base.join(&uri) {
-            Ok(url) => without_password(&url).into(),
+            Ok(url) => url.into(),
             Err(_) => uri.into_owned(),
         }
     }
@@ -237,15 +241,13 @@ impl<'a> Relisted<'a> {
 /// The attributes of a tag, in their order, if an address is among them.
 fn addresses<'t>(tag: &UnknownTag<'t>) -> Option<Vec<(&'t str, AttributeValue<'t>)>> {
     let list = tag.value()?.try_as_ordered_attribute_list().ok()?;
-    let list = list.into_iter().map(|(name, value)| (name.trim(), value));
-    let list: Vec<_> = list.collect();
     let found = list.iter().any(|(name, _)| is_address(name));
     found.then_some(list)
 }
 
 /// Of keys, sections, renditions and session data; of interstitials (`EXT-X-DATERANGE`).
 fn is_address(attribute: &str) -> bool {
-    matches!(attribute, "URI" | "X-ASSET-URI" | "X-ASSET-LIST")
+    matches!(attribute.trim(), "URI" | "X-ASSET-URI" | "X-ASSET-LIST")
 }
 
 #[cfg(test)]
