@@ -25,6 +25,7 @@ mod signalling;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,6 +70,9 @@ struct Args {
     /// What the server may need, in MB.
     #[arg(long, default_value_t = 200.0)]
     max_mb: f64,
+    /// The `edgeseed` to be measured, if not the one just built.
+    #[arg(long)]
+    bin: Option<PathBuf>,
     #[command(flatten)]
     size: shared::Size,
 }
@@ -93,7 +97,7 @@ async fn measure(args: Args) -> Report {
     let tiny = args.size.is_tiny();
     let sockets = args.sockets.unwrap_or(if tiny { 50 } else { 10_000 });
     let length = Duration::from_secs(args.seconds.unwrap_or(if tiny { 1 } else { 60 }));
-    let (server, addr) = start();
+    let (server, addr) = start(args.bin.clone());
     let pid = server.0.id().to_string();
     let mut report = Report::default();
     let row = |name: &str, value: String| report.row(name, value);
@@ -151,13 +155,14 @@ async fn measure(args: Args) -> Report {
 }
 
 /// Starts the server on any port, without a limit for one address, and reads its port from the log.
-fn start() -> (Server, SocketAddr) {
+fn start(bin: Option<PathBuf>) -> (Server, SocketAddr) {
+    let bin = bin.unwrap_or_else(|| env!("CARGO_BIN_EXE_edgeseed").into());
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("edgeseed.toml");
     let text = "[[channel]]\nurl = \"http://127.0.0.1:9/a/i.m3u8\"\n[signal-server]\n\
                 listen = \"127.0.0.1:0\"\nmax-sockets-per-address = 0\n";
     std::fs::write(&config, text).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_edgeseed"))
+    let mut child = Command::new(bin)
         .args(["signal", "--config"])
         .arg(config)
         .stdin(Stdio::null())

@@ -31,6 +31,7 @@ mod shared;
 mod support;
 mod visit;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -71,6 +72,9 @@ struct Args {
     /// Viewers at once.
     #[arg(long, default_value_t = 6)]
     viewers: usize,
+    /// The `edgeseed` to be measured, if not the one just built.
+    #[arg(long)]
+    bin: Option<PathBuf>,
     #[command(flatten)]
     size: shared::Size,
 }
@@ -87,7 +91,11 @@ async fn measure(args: Args) -> Report {
     let day = Duration::from_secs_f64(hours * 3600.0);
     let clock = Clock::new(day, Duration::from_secs_f64(minutes * 60.0));
     let origin = Origin::start(clock).await;
-    let daemon = Daemon::start(setup(&origin, clock, args.viewers)).await;
+    let daemon = Daemon::start(Setup {
+        binary: args.bin,
+        ..setup(&origin, clock, args.viewers)
+    })
+    .await;
     let pid = daemon.pid().to_string();
     let idle = Sample::of(&daemon).await;
     let cpu_before = cpu(&pid);
