@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::cli::Command;
-use crate::config::{Config, ConfigError, SignalServerConfig};
+use crate::config::{Config, ConfigError, SignalConfig, SignalServerConfig};
 use crate::daemon::{Daemon, DaemonError};
 use crate::demo::{self, DemoError};
 use crate::fetch::OriginError;
@@ -148,11 +148,27 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{plain}");
 }
 
+/// Of the addresses in the sample; nobody has it (RFC 2606).
+const SAMPLE_DOMAIN: &str = "example.com";
+
 /// Reads a configuration, and looks into the files that it names.
 fn load(path: &Path) -> Result<Config, Failure> {
     let config = Config::load(path).map_err(Failure::Config)?;
     if let Some(server) = &config.signal_server {
         SignalServer::check(server).map_err(DaemonError::Signal)?;
+    }
+    let channels = config.channels.iter().map(|channel| &channel.url);
+    let signal = match &config.signal {
+        SignalConfig::Server { url, .. } => Some(url),
+        SignalConfig::Own => None,
+    };
+    for host in channels.chain(signal).filter_map(Url::host_str) {
+        if host == SAMPLE_DOMAIN || host.ends_with(&format!(".{SAMPLE_DOMAIN}")) {
+            log::warn!(
+                "{}: {host} is of the sample: put your own there",
+                path.display()
+            );
+        }
     }
     Ok(config)
 }

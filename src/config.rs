@@ -11,7 +11,7 @@ mod sections;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -265,14 +265,34 @@ const MAX_FILE: u64 = 4 << 20;
 
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let file = File::open(path)?;
-    let length = file.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    let file = File::open(path).map_err(|error| misnamed(path).unwrap_or(error))?;
+    let read = file.take(MAX_FILE + 1).read_to_string(&mut text);
+    let length = read.map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => io::Error::other("it is not in UTF-8: save it as UTF-8"),
+        _ => error,
+    })?;
     match length as u64 {
         ..=MAX_FILE => Ok(text),
         _ => Err(io::Error::other(
             "it has more than 4 MiB: is it a configuration?",
         )),
     }
+}
+
+/// Editors of Windows append a `.txt`, and do not show it. On a flashed box the path is a link to the card.
+fn misnamed(path: &Path) -> Option<io::Error> {
+    let target = path.read_link();
+    let path = target.as_deref().unwrap_or(path);
+    let mut other = path.to_owned().into_os_string();
+    other.push(".txt");
+    let other = Path::new(&other);
+    (!path.exists() && other.exists()).then(|| {
+        let (other, name) = (other.display(), path.file_name().unwrap_or_default());
+        io::Error::other(format!(
+            "there is none, but there is {other}: rename it to {}",
+            name.display()
+        ))
+    })
 }
 
 impl Config {

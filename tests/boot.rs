@@ -15,6 +15,7 @@
 
 mod support;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -72,9 +73,11 @@ impl Card {
         assert!(card.read("cmdline.txt").contains(screen) && entry.contains(screen));
         let entry = entry.replace(" quiet", " console=ttyAMA0,115200");
         card.edit("loader/entries/edgeseed.conf", &entry);
-        // A fixed address.
-        let network = format!("[Match]\nType=ether\n[Network]\nAddress={BOX}/24\n");
-        card.edit("network.network", &network);
+        // A fixed address, and no network but its own.
+        let network = card.read("network.network");
+        let fixed = network.replace("#Address=192.168.1.50/24", &format!("Address={BOX}/24"));
+        assert_ne!(network, fixed);
+        card.edit("network.network", &fixed.replace("DHCP=yes\n", ""));
         card
     }
 
@@ -108,7 +111,8 @@ impl Card {
             .args(["-q", "-t", "ed25519", "-N", "", "-f"])
             .arg(&key));
         let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
-        self.edit("authorized_keys", &public);
+        // As an editor of Windows may write it.
+        self.edit("authorized_keys", &format!("\u{feff}{}\r\n", public.trim()));
     }
 
     /// What a command says on the box, as soon as it says so.
@@ -188,6 +192,22 @@ impl Running {
         String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
     }
 
+    /// What stands above the prompt of its screen, once that stands there.
+    async fn screen(&self, wanted: &[&str]) {
+        eventually(
+            &format!("{wanted:?} on the screen"),
+            BOOTS_WITHIN,
+            async || {
+                let said = self.said();
+                let (above, _) = said.rsplit_once("login:")?;
+                let (_, screen) = above.rsplit_once("An edgeseed box:")?;
+                let all = wanted.iter().all(|wanted| screen.contains(wanted));
+                all.then_some(())
+            },
+        )
+        .await;
+    }
+
     /// Waits for what one of its pages says.
     async fn page(&self, path: &str, wanted: &str) -> String {
         let url = format!("http://{BOX}:8080{path}");
@@ -221,6 +241,49 @@ impl Drop for Running {
 fn configuration(origin: &Origin) -> String {
     let url = origin.url();
     format!("[[channel]]\nurl = {url:?}\n[signal-server]\nlisten = \"0.0.0.0:12035\"\n")
+}
+
+/// Asks the network for the address of `edgeseed.local`, as any machine in it does (RFC 6762).
+async fn answers_to_its_name() {
+    const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 251);
+    const NAME: &[u8] = b"\x08edgeseed\x05local\x00\x00\x01";
+    // Neither asked nor answered by name compression: 12 bytes of header with one question, and IN.
+    let question = [b"\0\0\0\0\0\x01\0\0\0\0\0\0", NAME, b"\0\x01"].concat();
+    let here: Ipv4Addr = std::env::var("EDGESEED_TEST_ADDRESS")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket
+        .bind(&SocketAddr::from(([0, 0, 0, 0], 5353)).into())
+        .unwrap();
+    socket.join_multicast_v4(&GROUP, &here).unwrap();
+    socket.set_multicast_if_v4(&here).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket.into()).unwrap();
+    let address: Ipv4Addr = BOX.parse().unwrap();
+    eventually("an answer for edgeseed.local", BOOTS_WITHIN, async || {
+        let group = (GROUP, 5353);
+        socket.send_to(&question, group).await.unwrap();
+        let mut answer = [0; 1500];
+        let received = tokio::time::timeout(Duration::from_secs(2), async {
+            loop {
+                let (length, from) = socket.recv_from(&mut answer).await.unwrap();
+                if from.ip() == address {
+                    return length;
+                }
+            }
+        });
+        let length = received.await.ok()?;
+        let has = |what: &[u8]| {
+            answer[..length]
+                .windows(what.len())
+                .any(|part| part == what)
+        };
+        (has(NAME) && has(&address.octets())).then_some(())
+    })
+    .await;
 }
 
 /// A viewer on this machine gets the newest segments, byte for byte.
@@ -268,6 +331,8 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
     let card = Card::new(2);
     let mistake = configuration(&origin) + "[peer]\nmax-peers = \"many\"\n";
     card.edit("edgeseed.toml", &mistake);
+    let network = card.read("network.network");
+    card.edit("network.network", &network.replace("#Gateway=", "Gatway="));
     let running = card.switch_on();
     let shown = running.page("/", "does not serve").await;
     println!(
@@ -275,10 +340,10 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
         running.since.elapsed().as_secs_f64()
     );
     assert!(shown.contains("edgeseed.toml:6"), "{shown}");
-    eventually("the screen says it too", BOOTS_WITHIN, async || {
-        running.said().contains("edgeseed.toml:6").then_some(())
-    })
-    .await;
+    let network_mistake = "network.network on BOOT, line ";
+    running
+        .screen(&["edgeseed.toml:6", network_mistake, "Gatway", BOX])
+        .await;
     eventually("all units have started", BOOTS_WITHIN, async || {
         let said = running.said();
         let reached = said
@@ -299,12 +364,16 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
 
     // A mended file and a power cycle are enough.
     card.edit("edgeseed.toml", &configuration(&origin));
+    card.edit("network.network", &network);
     card.take_key();
     for boot in 1..=cuts + 1 {
         let running = card.switch_on();
         running.page("/healthz", "ok\n").await;
         let up = running.since.elapsed();
         serves(&origin).await;
+        if boot == 1 {
+            answers_to_its_name().await;
+        }
         let served = running.since.elapsed();
         let said = running.said();
         let data = data(&said);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::SignedDuration;
-use toml_span::Value;
 use toml_span::value::{Table, ValueInner};
+use toml_span::{ErrorKind, Value};
 
 use super::Mistake;
 
@@ -33,7 +33,12 @@ impl<'a> Document<'a> {
             vec![Mistake {
                 line: line_of(text, error.span.start),
                 key: String::new(),
-                message: format!("not TOML: {error}"),
+                message: match error.kind {
+                    ErrorKind::InvalidCharInString('\n') => {
+                        "the quotation mark at the end of a text is missing".into()
+                    }
+                    _ => format!("not TOML: {error}"),
+                },
             }]
         })?;
         let root = match value.take() {

@@ -248,3 +248,31 @@ fn a_device_is_no_configuration() {
     let error = Config::load("/dev/zero".as_ref()).unwrap_err().to_string();
     assert!(error.contains("more than 4 MiB"), "{error}");
 }
+
+#[test]
+fn what_editors_of_other_systems_do_to_a_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("edgeseed.toml");
+    let error = || Config::load(&path).unwrap_err().to_string();
+    std::fs::write(dir.path().join("edgeseed.toml.txt"), COMPLETE).unwrap();
+    assert!(
+        error().contains("edgeseed.toml.txt: rename it to edgeseed.toml"),
+        "{}",
+        error()
+    );
+    // As on a flashed box.
+    let link = dir.path().join("link.toml");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let linked = Config::load(&link).unwrap_err().to_string();
+    assert!(linked.contains("rename it to edgeseed.toml"), "{linked}");
+    std::fs::write(&path, b"\xff\xfe[\0").unwrap();
+    assert!(error().contains("save it as UTF-8"), "{}", error());
+    std::fs::write(&path, COMPLETE.replace("ws\"", "ws")).unwrap();
+    assert!(
+        error().contains("toml:5: the quotation mark"),
+        "{}",
+        error()
+    );
+    std::fs::write(&path, format!("\u{feff}{}", COMPLETE.replace('\n', "\r\n"))).unwrap();
+    assert!(Config::load(&path).is_ok());
+}

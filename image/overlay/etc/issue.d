@@ -1,0 +1,1 @@
+../run/edgeseed-box/issue.d
