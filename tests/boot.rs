@@ -342,7 +342,12 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
     assert!(shown.contains("edgeseed.toml:6"), "{shown}");
     let network_mistake = "network.network on BOOT, line ";
     running
-        .screen(&["\n/etc/edgeseed/edgeseed.toml:6", network_mistake, "Gatway", BOX])
+        .screen(&[
+            "\n/etc/edgeseed/edgeseed.toml:6",
+            network_mistake,
+            "Gatway",
+            BOX,
+        ])
         .await;
     eventually("all units have started", BOOTS_WITHIN, async || {
         let said = running.said();

@@ -225,11 +225,11 @@ impl<'a> Follower<'a> {
     /// Offers the playlist to players in the LAN.
     fn relist(&mut self, media: &MediaPlaylist, written: &Written) {
         let (name, store) = (&self.channel.name, &self.means.store);
-        let list = lan::media(store, name, self.rendition, media, written);
+        let list = lan::media(store, self.channel, self.rendition, media, written);
         if list.is_none() && !std::mem::replace(&mut self.long_told, true) {
             log::warn!(
-                "channel {name}: its playlist is too long for players without WebRTC ({} KiB at most): \
-                 it is not at /live/{name}/",
+                "channel {name}: a playlist of it is too long for /live/{name}/ ({} KiB at most): players \
+                 without WebRTC are sent to the origin",
                 MAX_LAN_PLAYLIST >> 10
             );
         }

@@ -3,25 +3,32 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use url::Url;
 
+use crate::config::ChannelConfig;
 use crate::hls::{self, Listed, MediaPlaylist, Multivariant, Written};
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, without_password};
+use crate::ids::{MediaSequence, RenditionIndex, SegmentUri, without_password};
 use crate::store::Store;
 
 /// Bytes of a playlist that is offered at most: they are held, one for each playlist that is followed. A
 /// recording of four hours in segments of 6 s takes some 250 kB.
 pub const MAX_LAN_PLAYLIST: usize = 512 << 10;
 
-/// The playlists of a channel as the box offers them.
+/// The playlists of a channel as the box offers them; those that it does not are at the origin.
 #[derive(Clone, Debug, Default)]
 pub struct LanPlaylists {
-    /// What lists the others; `None` where the channel is a single media playlist.
+    /// What lists the others, if the channel's own playlist does and is not too long.
     pub multivariant: Option<Bytes>,
-    /// Those that are followed, as soon as they were loaded.
+    /// The media playlists that are followed, in the order of their rendition indexes: where they are at the
+    /// origin, without passwords. Only the channel's own if it is one.
+    pub followed: Vec<Url>,
+    /// Those of them that have been loaded and are not too long.
     pub media: BTreeMap<RenditionIndex, Bytes>,
+    /// What tells these playlists from others.
+    pub(super) names: Vec<String>,
 }
 
 /// What is below `/live/<name>/`.
@@ -73,55 +80,80 @@ impl fmt::Display for LanPath {
     }
 }
 
-/// A multivariant playlist whose `followed` playlists are here.
-pub(super) fn multivariant(written: &Written, list: &Multivariant, followed: &[Url]) -> Bytes {
+/// A multivariant playlist whose `followed` playlists are here; `None` if it is too long.
+pub(super) fn multivariant(
+    written: &Written,
+    list: &Multivariant,
+    followed: &[Url],
+) -> Option<Bytes> {
+    let followed: Vec<Url> = followed.iter().map(without_password).collect();
     let here = |address: &Url| {
         let address = without_password(address);
-        let mut followed = (0..).map(RenditionIndex).zip(followed);
-        let (rendition, _) = followed.find(|(_, url)| without_password(url) == address)?;
+        let mut followed = (0..).map(RenditionIndex).zip(&followed);
+        let (rendition, _) = followed.find(|(_, url)| **url == address)?;
         Some(LanPath::Media(rendition).to_string())
     };
-    hls::relist_multivariant(written, list, here).into()
+    let list = hls::relist_multivariant(written, list, MAX_LAN_PLAYLIST, here);
+    list.map(Bytes::from)
 }
 
 /// A media playlist of which what the store knows is here; `None` if it is too long.
 pub(super) fn media(
     store: &Store,
-    channel: &ChannelName,
+    channel: &ChannelConfig,
     rendition: RenditionIndex,
     media: &MediaPlaylist,
     written: &Written,
 ) -> Option<Bytes> {
-    let segments = store.announced(channel, rendition);
-    let sections = store.announced(channel, rendition.sections());
+    let segments = store.announced(&channel.name, rendition);
+    let sections = store.announced(&channel.name, rendition.sections());
+    let first = media.media_sequence.0 + leaving(media, channel.window);
     let here = |listed: Listed<'_>| {
-        let (list, number, source) = match listed {
+        let (found, otherwise) = match listed {
             Listed::Segment(segment) => {
-                let number = segment.sequence;
-                segments.contains_key(&number).then_some(())?;
-                (rendition, number, &segment.source)
+                let found = segments.get(&segment.sequence);
+                let found = found.filter(|_| segment.sequence.0 >= first && segment.source.is_ok());
+                let otherwise = if segment.init.is_some() {
+                    ".m4s"
+                } else {
+                    ".ts"
+                };
+                (found?, otherwise)
             }
             Listed::SectionOf(segment) => {
                 let section = segment.init.as_deref()?;
+                let range = section.source.as_ref().ok()?.range;
+                let name = |uri: &SegmentUri| channel.matching.name(uri.as_str()).to_owned();
                 let mut before = sections.range(..=segment.sequence).rev();
-                let (number, _) = before.find(|(_, uri)| **uri == section.uri)?;
-                (rendition.sections(), *number, &section.source)
+                let found = before.find(|(_, found)| {
+                    name(&found.uri) == name(&section.uri) && found.resource.range == range
+                });
+                (found?.1, ".mp4")
             }
         };
-        let url = &source.as_ref().ok()?.url;
-        Some(format!("{}{}", LanPath::Segment(list, number), suffix(url)))
+        let path = LanPath::Segment(found.rendition, found.sequence);
+        let suffix = suffix(&found.resource.url).unwrap_or(otherwise);
+        Some(format!("{path}{suffix}"))
     };
-    let list = hls::relist_media(written, media, here);
-    (list.len() <= MAX_LAN_PLAYLIST).then(|| list.into())
+    hls::relist_media(written, media, MAX_LAN_PLAYLIST, here).map(Bytes::from)
 }
 
-/// With the dot; what players expect where the origin's address has none.
-fn suffix(url: &Url) -> &str {
-    let file = url.path().rsplit('/').next().unwrap_or_default();
-    match file.rfind('.').map(|dot| &file[dot..]) {
-        Some(suffix) if (2..=5).contains(&suffix.len()) => suffix,
-        _ => ".ts",
+/// How many of the first segments of a live list stay at the origin, since the box lets go of them as soon as
+/// they leave it, while an origin has them for some time longer (RFC 8216 section 6.2.2). Nobody begins there.
+fn leaving(media: &MediaPlaylist, window: Duration) -> u64 {
+    let length: Duration = media.segments.iter().map(|segment| segment.duration).sum();
+    match media.endlist || length + 2 * media.target_duration < window {
+        true => 0,
+        // Of a short list a player begins near them.
+        false => (media.segments.len() as u64).saturating_sub(4).min(2),
     }
+}
+
+/// With the dot, if the address has one that players may go by.
+fn suffix(url: &Url) -> Option<&str> {
+    let file = url.path().rsplit('/').next()?;
+    let suffix = &file[file.rfind('.')?..];
+    (2..=5).contains(&suffix.len()).then_some(suffix)
 }
 
 #[cfg(test)]
@@ -155,11 +187,11 @@ mod tests {
     #[test]
     fn a_suffix_is_the_files_own_if_it_is_one() {
         for (address, expected) in [
-            ("http://o/a/1.ts?x=1.mp4", ".ts"),
-            ("http://o/a/1.m4s", ".m4s"),
-            ("http://o/a.b/1", ".ts"),
-            ("http://o/a/1.", ".ts"),
-            ("http://o/a/1.something", ".ts"),
+            ("http://o/a/1.ts?x=1.mp4", Some(".ts")),
+            ("http://o/a/1.m4s", Some(".m4s")),
+            ("http://o/a.b/1", None),
+            ("http://o/a/1.", None),
+            ("http://o/a/1.something", None),
         ] {
             assert_eq!(suffix(&Url::parse(address).unwrap()), expected, "{address}");
         }

@@ -21,7 +21,7 @@ use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
 use crate::hls::{self, MediaPlaylist, Multivariant, Playlist, SharedName, Variables, Written};
-use crate::ids::RenditionIndex;
+use crate::ids::{RenditionIndex, without_password};
 use crate::metrics::{ChannelMetrics, OriginKind};
 use crate::sibling::Siblings;
 use crate::store::Store;
@@ -55,8 +55,10 @@ struct Sources {
     shared: Vec<SharedName>,
     /// Whether every playlist could be loaded, so that nothing else is shared.
     seen: bool,
-    /// The multivariant playlist to go back to, if there is one, for players in the LAN.
-    multivariant: Option<Bytes>,
+    /// Whether there is a multivariant playlist to go back to.
+    multivariant: bool,
+    /// That one for players in the LAN.
+    lan: Option<Bytes>,
 }
 
 /// What the prefetching of a channel needs from the rest of the box.
@@ -123,9 +125,13 @@ fn share(channel: &ChannelConfig, means: &Means, sources: &Sources) {
         .collect();
     means.store.set_shared(&channel.name, &shared, sources.seen);
     means.lan.send_modify(|lan| {
-        lan.multivariant = sources.multivariant.clone();
-        lan.media
-            .retain(|list, _| usize::from(list.0) < sources.names.len());
+        if lan.names != sources.names {
+            lan.names.clone_from(&sources.names);
+            lan.media.clear();
+        }
+        lan.multivariant.clone_from(&sources.lan);
+        let followed = sources.followed.iter();
+        lan.followed = followed.map(|s| without_password(&s.url)).collect();
     });
 }
 
@@ -156,7 +162,8 @@ async fn look(channel: &ChannelConfig, means: &Means) -> Result<Sources, OriginE
                 }],
                 shared: Vec::new(),
                 seen: true,
-                multivariant: None,
+                multivariant: false,
+                lan: None,
             })
         }
     }
@@ -216,7 +223,8 @@ async fn look_into(
         names,
         shared,
         seen,
-        multivariant: Some(lan),
+        multivariant: true,
+        lan,
     }
 }
 
@@ -241,7 +249,6 @@ async fn follow_all(channel: &ChannelConfig, means: &Means, sources: Sources) {
         multivariant,
         ..
     } = sources;
-    let multivariant = multivariant.is_some();
     let follow = |index, source| async move {
         let follower = Follower::new(channel, means, index, multivariant);
         follower.run(source).await;

@@ -50,17 +50,22 @@ pub struct Written {
     pub base: Url,
 }
 
-/// What was read as `media`. `local` says where something is here, relative to the address from which the
-/// result is loaded; `None`: at the origin.
+/// What was read as `media`; `None` if it takes more than `limit` bytes, for variables may stand for much.
+/// `local` says where something is here, relative to the address from which the result is loaded; `None`: at
+/// the origin.
 pub fn relist_media(
     written: &Written,
     media: &MediaPlaylist,
+    limit: usize,
     local: impl Fn(Listed<'_>) -> Option<String>,
-) -> String {
-    let mut list = Relisted::new(&written.base, &media.variables);
+) -> Option<String> {
+    let mut list = Relisted::new(&written.base, &media.variables, limit);
     let mut segments = media.segments.iter().peekable();
     let mut range = None;
     for line in lines(&written.text) {
+        if !list.fits() {
+            return None;
+        }
         match line {
             Line::Uri(uri) => {
                 let Some(segment) = segments.next() else {
@@ -93,18 +98,22 @@ pub fn relist_media(
             Line::Tag(tag) => list.tag(&tag, |_| None, None),
         }
     }
-    list.text
+    list.fits().then_some(list.text)
 }
 
 /// The same for a multivariant playlist; `local` says under which name the media playlist at an address is here.
 pub fn relist_multivariant(
     written: &Written,
     multivariant: &Multivariant,
+    limit: usize,
     local: impl Fn(&Url) -> Option<String>,
-) -> String {
-    let mut list = Relisted::new(&written.base, &multivariant.variables);
+) -> Option<String> {
+    let mut list = Relisted::new(&written.base, &multivariant.variables, limit);
     let local = |address: &str| local(&Url::parse(address).ok()?);
     for line in lines(&written.text) {
+        if !list.fits() {
+            return None;
+        }
         match line {
             Line::Uri(uri) => {
                 let address = list.address(&uri);
@@ -120,7 +129,7 @@ pub fn relist_multivariant(
             Line::Tag(tag) => list.tag(&tag, local, None),
         }
     }
-    list.text
+    list.fits().then_some(list.text)
 }
 
 enum Line<'a> {
@@ -155,16 +164,22 @@ struct Relisted<'a> {
     /// Without the password that the box may use.
     base: Url,
     variables: &'a Variables,
+    limit: usize,
     text: String,
 }
 
 impl<'a> Relisted<'a> {
-    fn new(base: &Url, variables: &'a Variables) -> Self {
+    fn new(base: &Url, variables: &'a Variables, limit: usize) -> Self {
         Self {
             base: without_password(base),
             variables,
+            limit,
             text: String::new(),
         }
+    }
+
+    fn fits(&self) -> bool {
+        self.text.len() <= self.limit
     }
 
     fn line(&mut self, line: &str) {
@@ -191,6 +206,9 @@ impl<'a> Relisted<'a> {
         for (name, value) in attributes {
             if Some(name.trim()) == left_out {
                 continue;
+            }
+            if new.len() > self.limit {
+                break;
             }
             // Neither fails: all is in memory, and a line is text.
             let _ = match value {
@@ -255,6 +273,8 @@ mod tests {
     use super::super::{Playlist, parse};
     use super::*;
 
+    const LIMIT: usize = 100_000;
+
     fn base() -> Url {
         Url::parse("https://name:word@cdn.example/live/tv/index.m3u8?token=t").unwrap()
     }
@@ -270,14 +290,30 @@ mod tests {
         let Playlist::Media(media) = parse(text, &base(), &Variables::default()).unwrap() else {
             unreachable!()
         };
-        relist_media(&written(text), &media, |listed| match listed {
+        let relisted = relist_media(&written(text), &media, LIMIT, |listed| match listed {
             // The first one has left the window.
             Listed::Segment(segment) => {
                 let sequence = segment.sequence;
                 (sequence.0 > 7).then(|| format!("0/{sequence}.ts"))
             }
             Listed::SectionOf(segment) => Some(format!("0/init-{}.mp4", segment.sequence)),
-        })
+        });
+        relisted.unwrap()
+    }
+
+    #[test]
+    fn a_list_whose_variables_stand_for_much_is_given_up_before_it_is_large() {
+        let define = format!("#EXT-X-DEFINE:NAME=\"a\",VALUE=\"{}\"\n", "x".repeat(4000));
+        for tag in [
+            "#EXT-X-A:{$a}\n".repeat(50_000),
+            format!("#EXT-X-A:URI=\"u\"{}\n", ",B=\"{$a}\"".repeat(50_000)),
+        ] {
+            let text = format!("#EXTM3U\n#EXT-X-TARGETDURATION:6\n{define}{tag}#EXTINF:6,\n1.ts\n");
+            let Ok(Playlist::Media(media)) = parse(&text, &base(), &Variables::default()) else {
+                unreachable!()
+            };
+            assert_eq!(relist_media(&written(&text), &media, LIMIT, |_| None), None);
+        }
     }
 
     #[test]
@@ -374,7 +410,7 @@ mod tests {
              #EXT-X-STREAM-INF:BANDWIDTH=2,AUDIO=\"a\",CODECS=\"avc1.64001f,mp4a.40.2\"\n0.m3u8\n\
              #EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"a\"\nhttps://cdn.example/live/tv/low.m3u8\n\
              #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"https://cdn.example/live/tv/iframes.m3u8\"\n";
-        let relisted = relist_multivariant(&written(text), &list, here);
-        assert_eq!(relisted, expected);
+        let relisted = relist_multivariant(&written(text), &list, LIMIT, here);
+        assert_eq!(relisted.as_deref(), Some(expected));
     }
 }

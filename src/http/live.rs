@@ -1,12 +1,11 @@
 //! `/live/<name>/`: what the box has as plain HLS, for players without WebRTC (television sets, VLC).
 //!
 //! The playlists are the origin's, with what is here named as it is here ([`crate::fetch`]). Whatever is named
-//! so and cannot be had in time is at the origin, and the player is sent there: it is never worse off than
-//! without a box.
+//! so and cannot be had in time is at the origin, and the player is sent there.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -15,78 +14,113 @@ use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout_at;
+use url::Url;
 
-use super::{AppState, Channel, Sources, content};
+use super::{Channel, Sources, content};
 use crate::budget::{Budget, Share};
-use crate::fetch::LanPath;
+use crate::fetch::{LanPath, LanPlaylists};
 use crate::ids::{MediaSequence, RenditionIndex, Resource, without_password};
 use crate::metrics::ChannelMetrics;
 use crate::store::{Arrival, Found, Reader};
 
-/// What is read at a time, and held until the player takes it: as many connections as there may be, each
-/// with one that goes out and one that waits, hold 4 MiB of the budget at most.
+/// What is read at a time, and held until the player takes it.
 const PIECE: usize = 16 << 10;
 
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
 
+/// A part of a resource has no address that a player could be sent to: it is waited for as long as a segment
+/// commonly is.
+const PART_HOLD: Duration = Duration::from_secs(10);
+
+/// What players in the LAN share.
+#[derive(Clone)]
+pub(super) struct Live {
+    sources: Arc<Sources>,
+    /// Pieces that they may hold at once: a quarter of the budget, so that players that do not read cost
+    /// viewers and downloads nothing.
+    pieces: Arc<Semaphore>,
+}
+
+impl Live {
+    pub(super) fn new(sources: Arc<Sources>) -> Self {
+        let pieces = (sources.budget.total() / 4 / PIECE).max(1);
+        let pieces = Arc::new(Semaphore::new(pieces));
+        Self { sources, pieces }
+    }
+}
+
 /// Answers what a player asks for.
 pub(super) async fn answer(
-    State(sources): AppState,
+    State(live): State<Live>,
     Path((name, path)): Path<(String, String)>,
 ) -> Response {
-    let mut channels = sources.channels.iter();
+    let mut channels = live.sources.channels.iter();
     let channel = channels.find(|channel| channel.config.name.as_str() == name);
     let mut response = match (channel, LanPath::parse(&path)) {
         (Some(channel), Some(LanPath::Segment(list, number))) => {
-            let mut response = segment(&sources, channel, list, number).await;
+            let mut response = segment(&live, channel, list, number).await;
             if response.status() == StatusCode::OK {
                 let media = HeaderValue::from_static(media_type(&path));
                 response.headers_mut().insert(header::CONTENT_TYPE, media);
             }
             response
         }
-        (Some(channel), Some(list)) => playlist(channel, list),
-        _ => StatusCode::NOT_FOUND.into_response(),
+        (Some(channel), Some(LanPath::Media(list))) => playlist(&channel.lan.borrow(), list),
+        (Some(channel), Some(LanPath::Index)) => index(channel),
+        (Some(_) | None, None) | (None, Some(_)) => StatusCode::NOT_FOUND.into_response(),
     };
-    // For players in pages of anywhere.
-    let any = HeaderValue::from_static("*");
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+    // Players come back every few seconds, and would keep the connections of the pages to themselves.
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
     response
 }
 
-fn playlist(channel: &Channel, path: LanPath) -> Response {
+fn index(channel: &Channel) -> Response {
     let lan = channel.lan.borrow();
-    let first = || lan.media.get(&RenditionIndex(0));
-    let list = match path {
-        LanPath::Media(list) => lan.media.get(&list),
-        _ => lan.multivariant.as_ref().or_else(first),
-    };
-    match list {
+    match &lan.multivariant {
         Some(list) => content(list.clone(), PLAYLIST),
-        None => later("This playlist is not here yet.\n"),
+        // Or before it has been loaded.
+        None if lan.followed.len() != 1 => elsewhere(&channel.config.url),
+        None => playlist(&lan, RenditionIndex(0)),
     }
 }
 
+fn playlist(lan: &LanPlaylists, list: RenditionIndex) -> Response {
+    match (lan.media.get(&list), lan.followed.get(usize::from(list.0))) {
+        (Some(list), _) => content(list.clone(), PLAYLIST),
+        (None, Some(url)) => elsewhere(url),
+        (None, None) => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+fn elsewhere(url: &Url) -> Response {
+    Redirect::temporary(without_password(url).as_str()).into_response()
+}
+
 async fn segment(
-    sources: &Sources,
+    live: &Live,
     channel: &Channel,
     list: RenditionIndex,
     number: MediaSequence,
 ) -> Response {
-    let (name, store) = (&channel.config.name, &sources.store);
-    let until = tokio::time::Instant::now() + sources.request_hold;
+    let (name, store) = (&channel.config.name, &live.sources.store);
+    let now = tokio::time::Instant::now();
     let mut changes = store.changes();
     loop {
         changes.mark_unchanged();
         let Some((found, resource)) = store.find_listed(name, list, number) else {
             return StatusCode::NOT_FOUND.into_response();
         };
+        let is_part = |resource: &Resource| resource.range.is_some();
+        let until = match resource.as_ref().is_some_and(is_part) {
+            true => now + PART_HOLD,
+            false => now + live.sources.request_hold,
+        };
         match found {
             Found::Ready(reader) | Found::Arriving(reader) => {
-                return send(sources, channel, reader);
+                return send(live, channel, reader);
             }
             Found::Coming if matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) => {}
             Found::Coming | Found::Absent => return at_the_origin(resource.as_ref()),
@@ -94,13 +128,15 @@ async fn segment(
     }
 }
 
-fn send(sources: &Sources, channel: &Channel, reader: Reader) -> Response {
+fn send(live: &Live, channel: &Channel, reader: Reader) -> Response {
+    let sources = &live.sources;
     let length = HeaderValue::from(reader.len());
     let sending = Sending {
         reader: Arc::new(reader),
         at: 0,
         growth: sources.store.growth(),
         budget: sources.budget.clone(),
+        pieces: Arc::clone(&live.pieces),
         metrics: sources.metrics.channel(&channel.config.name),
     };
     let body = Body::from_stream(sending.pieces());
@@ -114,19 +150,14 @@ fn send(sources: &Sources, channel: &Channel, reader: Reader) -> Response {
 /// Sends a player to where the playlist has it from. A part of a resource has no address of its own.
 fn at_the_origin(resource: Option<&Resource>) -> Response {
     match resource {
-        Some(Resource { url, range: None }) => {
-            Redirect::temporary(without_password(url).as_str()).into_response()
+        Some(Resource { url, range: None }) => elsewhere(url),
+        _ => {
+            let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
+            let second = HeaderValue::from_static("1");
+            response.headers_mut().insert(header::RETRY_AFTER, second);
+            response
         }
-        _ => later("This segment is not here yet.\n"),
     }
-}
-
-fn later(why: &'static str) -> Response {
-    let mut response = content(why, "text/plain; charset=utf-8");
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    let second = HeaderValue::from_static("1");
-    response.headers_mut().insert(header::RETRY_AFTER, second);
-    response
 }
 
 /// By the name that it has in our playlist; RFC 8216 section 3 has the kinds of segments.
@@ -148,6 +179,7 @@ struct Sending {
     at: usize,
     growth: watch::Receiver<u64>,
     budget: Budget,
+    pieces: Arc<Semaphore>,
     metrics: Arc<ChannelMetrics>,
 }
 
@@ -155,6 +187,7 @@ struct Sending {
 struct Piece {
     bytes: Bytes,
     _share: Share,
+    _place: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -191,6 +224,8 @@ impl Sending {
             }
         };
         let range = self.at..available.min(self.at + PIECE);
+        let place = Arc::clone(&self.pieces).acquire_owned().await;
+        let place = place.map_err(io::Error::other)?;
         let share = self.budget.take(range.len()).await;
         self.at = range.end;
         let reader = Arc::clone(&self.reader);
@@ -200,6 +235,7 @@ impl Sending {
         let piece = Piece {
             bytes,
             _share: share,
+            _place: place,
         };
         Ok(Some(Bytes::from_owner(piece)))
     }

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use self::live::Live;
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
 use crate::fetch::{ChannelStatus, LanPlaylists};
@@ -163,8 +164,11 @@ impl Server {
             .route("/watch/", get(|| async { Redirect::permanent("/watch") }))
             .route("/watch/config.json", get(watch_config))
             .route("/watch/{*file}", get(watch_file))
-            .route("/live/{channel}/{*path}", get(live::answer))
-            .with_state(sources);
+            .with_state(Arc::clone(&sources))
+            .route(
+                "/live/{channel}/{*path}",
+                get(live::answer).with_state(Live::new(sources)),
+            );
         connections::serve(self.listener, app, stop).await;
     }
 }

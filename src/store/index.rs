@@ -413,16 +413,26 @@ impl<S: Stored> Index<S> {
         self.channels.get(name)?.find_listed(key)
     }
 
-    /// Everything of a rendition that is stored, on its way, or given up and still listed.
+    /// Everything of a rendition that is listed, and stored or on its way.
     pub(super) fn announced(
         &self,
         name: &ChannelName,
         rendition: RenditionIndex,
-    ) -> BTreeMap<MediaSequence, SegmentUri> {
+    ) -> BTreeMap<MediaSequence, Announced> {
         let channel = self.channels.get(name).into_iter();
         let entries = channel.flat_map(|channel| channel.of_rendition(rendition));
-        let named = entries.map(|((_, sequence), entry)| (*sequence, entry.uri.clone()));
-        named.collect()
+        let here = entries.filter(|(_, entry)| !entry.is_gone());
+        let announced = here.filter_map(|((rendition, sequence), entry)| {
+            let (rendition, sequence) = (*rendition, *sequence);
+            let announced = Announced {
+                rendition,
+                uri: entry.uri.clone(),
+                resource: entry.resource.clone()?,
+                sequence,
+            };
+            Some((sequence, announced))
+        });
+        announced.collect()
     }
 
     /// What is listed and not served because of its name.

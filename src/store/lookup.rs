@@ -8,8 +8,8 @@ use tokio::sync::watch;
 
 use super::index::Lookup;
 use super::inner::Inner;
-use super::{Ambiguous, Found, Reader, Segment, Store, Summary};
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource, SegmentUri};
+use super::{Ambiguous, Announced, Found, Reader, Segment, Store, Summary};
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, Resource};
 
 impl Store {
     /// Changes whenever somebody asks for a segment just past the newest announced one: a viewer has
@@ -47,12 +47,12 @@ impl Store {
         Some((self.answer(channel, found), resource))
     }
 
-    /// What [`Self::find_listed`] can find of a rendition, with its URIs.
+    /// What [`Self::find_listed`] can find of a rendition, now or in a moment.
     pub fn announced(
         &self,
         channel: &ChannelName,
         rendition: RenditionIndex,
-    ) -> BTreeMap<MediaSequence, SegmentUri> {
+    ) -> BTreeMap<MediaSequence, Announced> {
         self.inner.index().announced(channel, rendition)
     }
 

@@ -173,7 +173,7 @@ async function play(browser, base, origin, name) {
 async function playPlain(base, origin, name) {
   const { keys = 0 } = cases[name];
   const failures = [];
-  const told = await run('ffmpeg', ['-nostdin', '-loglevel', 'warning', '-progress', '-', '-i', `${base}/live/${name}/index.m3u8`, '-t', String(PLAIN_SECONDS), '-f', 'null', '-'])
+  const told = await run('timeout', ['60', 'ffmpeg', '-nostdin', '-loglevel', 'warning', '-progress', '-', '-i', `${base}/live/${name}/index.m3u8`, '-t', String(PLAIN_SECONDS), '-f', 'null', '-'])
     .catch((error) => { failures.push(error.message); return ''; });
   const frames = Number(/.*frame=(\d+)/s.exec(told)?.[1] ?? 0);
   const asked = origin.asked.filter((ask) => ask.ffmpeg && ask.name.startsWith(`/${name}/`)).map((ask) => ask.name);
