@@ -88,7 +88,7 @@ pub(super) fn problems(sources: &Sources) -> Vec<String> {
 
 fn problem(status: &ChannelStatus) -> Option<String> {
     match (&status.failure, status.state) {
-        (Some(failure), _) => Some(format!("its origin: {}", failure.error)),
+        (Some(failure), _) => Some(failure.error.clone()),
         (None, ChannelState::Starting) => Some("no playlist has been loaded yet".into()),
         (None, _) => None,
     }
