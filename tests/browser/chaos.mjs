@@ -208,14 +208,16 @@ try {
     await box.healthy();
     boxes.push(box);
   }
-  const [mortal, survivor] = boxes;
-  const url = `${survivor.base}/watch`;
   const steady = [];
-  for (let index = 1; index <= STEADY; index += 1) steady.push(await open(browser, url, `viewer ${index}`));
+  for (let index = 1; index <= STEADY; index += 1) steady.push(await open(browser, `${boxes[1].base}/watch`, `viewer ${index}`));
   for (const page of steady) {
     await until('a viewer is served by a box', 30, async () => (await stats(page)).p2p > 0);
   }
   say(`${STEADY} viewers are served`);
+  // The one dies that serves more of them: which that is depends on how soon each of them opened.
+  const serves = async (box) => JSON.parse(await text(`${box.base}/api/status`)).peers.filter((peer) => !peer.sibling && peer.segments > 0).length;
+  const [mortal, survivor] = await serves(boxes[0]) >= await serves(boxes[1]) ? boxes : [...boxes].reverse();
+  const url = `${survivor.base}/watch`;
 
   const samples = new Samples();
   let sampling = true;
