@@ -193,6 +193,14 @@ pub fn without_password(url: &Url) -> Url {
     bare
 }
 
+/// An address as logs and pages may show it: a query may hold a token, and the authority a password.
+pub fn without_secrets(url: &Url) -> String {
+    let mut bare = without_password(url);
+    bare.set_query(None);
+    bare.set_fragment(None);
+    bare.into()
+}
+
 /// What somebody else wrote, as a log or a page may have it: control characters escaped, so that it
 /// makes no line of its own, and the first 200 characters at most.
 pub fn tame(text: &str) -> String {
@@ -205,6 +213,12 @@ pub fn tame(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_and_passwords_are_not_shown() {
+        let url = Url::parse("https://me:secret@cdn/x/i.m3u8?token=1#a").unwrap();
+        assert_eq!(without_secrets(&url), "https://cdn/x/i.m3u8");
+    }
 
     #[test]
     fn what_others_write_makes_no_line_of_its_own() {

@@ -16,7 +16,7 @@ use super::{
     ChannelConfig, Config, HttpConfig, Matching, MemoryConfig, Mistake, PeerConfig, SignalConfig,
     SignalServerConfig, StoreConfig, TlsFiles, Variants,
 };
-use crate::ids::{ChannelId, ChannelName, without_password};
+use crate::ids::{ChannelId, ChannelName, without_secrets};
 use crate::sibling::proof::{MIN_SECRET, Secret};
 
 /// 60 s: several times what a player buffers, and more than most live playlists list.
@@ -224,10 +224,7 @@ fn name_from_url(url: &Url) -> ChannelName {
 
 fn id_from_url(url: &Url) -> ChannelId {
     // A page has no password to write there, and the signalling server is told the id.
-    let mut bare = without_password(url);
-    bare.set_query(None);
-    bare.set_fragment(None);
-    ChannelId::from(String::from(bare))
+    ChannelId::from(without_secrets(url))
 }
 
 fn signal(document: &mut Document, mut section: Section) -> Option<SignalConfig> {

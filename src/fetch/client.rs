@@ -16,7 +16,6 @@ use url::Url;
 
 use super::names::Names;
 use crate::hls::{self, Playlist, PlaylistError, Variables, Written};
-use crate::ids::without_password;
 
 /// Bytes of a playlist at most, after decompression: 50,000 entries of 40 bytes.
 pub const MAX_PLAYLIST: usize = 2 << 20;
@@ -291,14 +290,6 @@ impl OriginClient {
     }
 }
 
-/// An address for logs and pages: without its query, where tokens are, and without a password.
-pub(super) fn shown(url: &Url) -> String {
-    let mut url = without_password(url);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
-}
-
 /// Whether the end of the body is just the end of the connection, so that a cut cannot be told
 /// from the end. The last line of such a playlist counts only if it is terminated, or half a URI
 /// would be fetched. (The length of a compressed body is not shown to us; that it is not open
@@ -430,12 +421,6 @@ pub(super) fn innermost(error: &reqwest::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tokens_and_passwords_are_not_shown() {
-        let url = Url::parse("https://me:secret@cdn/x/i.m3u8?token=1#a").unwrap();
-        assert_eq!(shown(&url), "https://cdn/x/i.m3u8");
-    }
 
     #[test]
     fn a_certificate_of_another_time_points_at_the_clock() {

@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::config::ChannelConfig;
 use crate::hls::{self, Listed, MediaPlaylist, Multivariant, Written};
-use crate::ids::{MediaSequence, RenditionIndex, SegmentUri, without_password};
+use crate::ids::{MediaSequence, RenditionIndex, without_password};
 use crate::store::Store;
 
 /// Bytes of a playlist that is offered at most: they are held, one for each playlist that is followed. A
@@ -123,10 +123,11 @@ pub(super) fn media(
             Listed::SectionOf(segment) => {
                 let section = segment.init.as_deref()?;
                 let range = section.source.as_ref().ok()?.range;
-                let name = |uri: &SegmentUri| channel.matching.name(uri.as_str()).to_owned();
+                let name = channel.matching.name(section.uri.as_str());
                 let mut before = sections.range(..=segment.sequence).rev();
                 let found = before.find(|(_, found)| {
-                    name(&found.uri) == name(&section.uri) && found.resource.range == range
+                    channel.matching.name(found.uri.as_str()) == name
+                        && found.resource.range == range
                 });
                 (found?.1, ".mp4")
             }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators, shown};
+use super::client::{Loaded, LoadedPlaylist, OriginClient, OriginError, Validators};
 use super::downloads::Means;
 use super::follow::Follower;
 use super::lan::{self, LanPlaylists};
@@ -21,7 +21,7 @@ use super::status::{Board, ChannelStatus};
 use crate::budget::Budget;
 use crate::config::ChannelConfig;
 use crate::hls::{self, MediaPlaylist, Multivariant, Playlist, SharedName, Variables, Written};
-use crate::ids::{RenditionIndex, without_password};
+use crate::ids::{RenditionIndex, without_password, without_secrets};
 use crate::metrics::{ChannelMetrics, OriginKind};
 use crate::sibling::Siblings;
 use crate::store::Store;
@@ -231,7 +231,7 @@ async fn look_into(
 /// The addresses of the first `followed` of `listed`: without their queries, where tokens change
 /// from load to load, unless the queries are what tells two playlists apart.
 fn names(listed: &[Url], followed: usize) -> Vec<String> {
-    let mut plain: Vec<String> = listed.iter().map(shown).collect();
+    let mut plain: Vec<String> = listed.iter().map(without_secrets).collect();
     let distinct: HashSet<&String> = plain.iter().collect();
     if distinct.len() < plain.len() {
         plain = listed.iter().map(Url::to_string).collect();

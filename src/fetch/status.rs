@@ -9,9 +9,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
-use super::client::shown;
 use super::voice::Voice;
-use crate::ids::{ChannelName, MediaSequence, RenditionIndex};
+use crate::ids::{ChannelName, MediaSequence, RenditionIndex, without_secrets};
 use crate::metrics::ChannelMetrics;
 
 const TOO_SLOW: &str = "segments arrive later than the next ones are listed: the origin, or the way \
@@ -114,7 +113,7 @@ impl Board {
             fail(&mut status.failure, error);
         });
         if self.voices().playlists.fails(Instant::now()) {
-            let (channel, url) = (&self.channel, shown(url));
+            let (channel, url) = (&self.channel, without_secrets(url));
             log::warn!("channel {channel}: {url}: {error}; tries again");
         }
     }
@@ -123,7 +122,7 @@ impl Board {
     pub(super) fn follows(&self, playlists: &[Url]) {
         self.behind().clear();
         let playlist = |url| PlaylistStatus {
-            url: shown(url),
+            url: without_secrets(url),
             target_duration: None,
             newest: None,
             last_reload: None,

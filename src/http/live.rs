@@ -60,12 +60,7 @@ pub(super) async fn answer(
     let channel = channels.find(|channel| channel.config.name.as_str() == name);
     let mut response = match (channel, LanPath::parse(&path)) {
         (Some(channel), Some(LanPath::Segment(list, number))) => {
-            let mut response = segment(&live, channel, list, number).await;
-            if response.status() == StatusCode::OK {
-                let media = HeaderValue::from_static(media_type(&path));
-                response.headers_mut().insert(header::CONTENT_TYPE, media);
-            }
-            response
+            segment(&live, channel, list, number, media_type(&path)).await
         }
         (Some(channel), Some(LanPath::Media(list))) => playlist(&channel.lan.borrow(), list),
         (Some(channel), Some(LanPath::Index)) => index(channel),
@@ -104,6 +99,7 @@ async fn segment(
     channel: &Channel,
     list: RenditionIndex,
     number: MediaSequence,
+    media_type: &'static str,
 ) -> Response {
     let (name, store) = (&channel.config.name, &live.sources.store);
     let now = tokio::time::Instant::now();
@@ -120,7 +116,7 @@ async fn segment(
         };
         match found {
             Found::Ready(reader) | Found::Arriving(reader) => {
-                return send(live, channel, reader);
+                return send(live, channel, reader, media_type);
             }
             Found::Coming if matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) => {}
             Found::Coming | Found::Absent => return at_the_origin(resource.as_ref()),
@@ -128,7 +124,7 @@ async fn segment(
     }
 }
 
-fn send(live: &Live, channel: &Channel, reader: Reader) -> Response {
+fn send(live: &Live, channel: &Channel, reader: Reader, media_type: &'static str) -> Response {
     let sources = &live.sources;
     let length = HeaderValue::from(reader.len());
     let sending = Sending {
@@ -139,8 +135,7 @@ fn send(live: &Live, channel: &Channel, reader: Reader) -> Response {
         pieces: Arc::clone(&live.pieces),
         metrics: sources.metrics.channel(&channel.config.name),
     };
-    let body = Body::from_stream(sending.pieces());
-    let mut response = content(body, "application/octet-stream");
+    let mut response = content(Body::from_stream(sending.pieces()), media_type);
     response
         .headers_mut()
         .insert(header::CONTENT_LENGTH, length);

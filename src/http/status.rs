@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::{Sources, metrics};
 use crate::fetch::{ChannelState, ChannelStatus};
-use crate::ids::{ChannelId, ChannelName, MediaSequence, without_password};
+use crate::ids::{ChannelId, ChannelName, MediaSequence, without_secrets};
 use crate::peer::{Command, PeerStatus};
 use crate::store::Ambiguous;
 
@@ -145,13 +145,6 @@ fn channel(sources: &Sources, channel: &super::Channel) -> Channel {
         requests_held: numbers.requests_held.get(),
         requests_lack: numbers.requests_lack.get(),
     }
-}
-
-/// A query may hold a token, and the authority a password; the page is for the whole LAN.
-fn without_secrets(url: &url::Url) -> String {
-    let mut bare = without_password(url);
-    bare.set_query(None);
-    bare.into()
 }
 
 async fn peers(sources: &Sources) -> Vec<PeerStatus> {

@@ -14,7 +14,7 @@ use tokio_tungstenite::{
 use url::Url;
 
 use super::{tls, websocket_config};
-use crate::ids::without_password;
+use crate::ids::without_secrets;
 
 /// Connections that are being made at a time. A box of a hundred channels that has lost its server,
 /// or has just been started, asks for a hundred at once: four at a time are through within two
@@ -54,11 +54,9 @@ impl Dialer {
     /// To the server at `url` (`ws://` or `wss://`), whose certificate has to come from `ca`; if that
     /// is empty, from one of the system's.
     pub fn new(url: Url, ca: Vec<CertificateDer<'static>>) -> Self {
-        let mut shown = without_password(&url);
-        shown.set_query(None);
         Self {
+            shown: without_secrets(&url),
             url,
-            shown: shown.into(),
             ca,
             connector: OnceCell::new(),
             places: Semaphore::new(AT_A_TIME),
