@@ -13,13 +13,14 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use support::daemon::{Daemon, Setup};
 use support::eventually;
 use support::origin::{Live, Origin, uri};
-use support::viewer::Viewer;
+use support::viewer::{Outcome, Viewer};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -116,12 +117,12 @@ async fn cost(budget: usize, min_free: &'static str) -> Cost {
     let pid = daemon.pid();
     let cgroup = Cgroup::around(pid);
 
-    let urls: Vec<String> = origins.iter().map(Origin::url).collect();
+    let origins = Arc::new(origins);
     let (joined, all_joined) = oneshot::channel();
     let (go, told_to_go) = oneshot::channel();
     let viewers = std::thread::spawn({
-        let (signal, newest) = (daemon.signal.clone(), origins[0].newest());
-        move || slow_viewers(&signal, &urls, newest, joined, told_to_go)
+        let (signal, origins) = (daemon.signal.clone(), origins.clone());
+        move || slow_viewers(&signal, &origins, joined, told_to_go)
     });
     all_joined.await.unwrap();
     let connected = own_bytes(pid);
@@ -159,11 +160,11 @@ fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// Viewers on a device that stands still most of the time: each asks for all that is listed, and
-/// acknowledges what comes in gulps.
+/// acknowledges what comes in gulps. Each has been served before: what a viewer costs from then on, whether
+/// media is in flight or not, is no matter of the budget.
 fn slow_viewers(
     signal: &str,
-    urls: &[String],
-    newest: u64,
+    origins: &[Origin],
     joined: oneshot::Sender<()>,
     go: oneshot::Receiver<()>,
 ) {
@@ -172,13 +173,13 @@ fn slow_viewers(
         .build();
     runtime.unwrap().block_on(async {
         let viewers = stream::iter(0..VIEWERS)
-            .map(|viewer| Viewer::join(signal, &urls[viewer % urls.len()]))
+            .map(|viewer| served(signal, &origins[viewer % origins.len()]))
             .buffer_unordered(8);
         let viewers: Vec<Viewer> = viewers.collect().await;
         joined.send(()).unwrap();
         go.await.unwrap();
         let end = Instant::now() + SLOW_FOR;
-        for sequence in newest.. {
+        for sequence in origins[0].newest().. {
             for viewer in &viewers {
                 viewer.send_request(&uri(sequence), sequence).await;
             }
@@ -190,6 +191,16 @@ fn slow_viewers(
             }
         }
     });
+}
+
+/// A viewer that has got a segment.
+async fn served(signal: &str, origin: &Origin) -> Viewer {
+    let mut viewer = Viewer::join(signal, &origin.url()).await;
+    while !matches!(
+        viewer.request(origin.newest()).await,
+        Outcome::Segment { .. }
+    ) {}
+    viewer
 }
 
 #[tokio::test(flavor = "multi_thread")]
