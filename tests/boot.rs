@@ -16,6 +16,7 @@
 mod support;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -73,11 +74,6 @@ impl Card {
         assert!(card.read("cmdline.txt").contains(screen) && entry.contains(screen));
         let entry = entry.replace(" quiet", " console=ttyAMA0,115200");
         card.edit("loader/entries/edgeseed.conf", &entry);
-        // A fixed address, and no network but its own.
-        let network = card.read("network.network");
-        let fixed = network.replace("#Address=192.168.1.50/24", &format!("Address={BOX}/24"));
-        assert_ne!(network, fixed);
-        card.edit("network.network", &fixed.replace("DHCP=yes\n", ""));
         card
     }
 
@@ -104,6 +100,21 @@ impl Card {
         run(self.boot("mcopy").arg(file).arg(format!("::{name}")));
     }
 
+    /// Leaves of the data partition what no repair brings back: its superblock, and nothing behind it.
+    fn spoil_data(&self) {
+        let table = Command::new("sfdisk").arg("-d").arg(&self.disk).output();
+        let table = String::from_utf8(table.unwrap().stdout).unwrap();
+        let third = table.lines().rfind(|line| line.contains("start=")).unwrap();
+        let (_, start) = third.split_once("start=").unwrap();
+        let (start, _) = start.split_once(',').unwrap();
+        let start: u64 = start.trim().parse().unwrap();
+        let card = std::fs::File::options().write(true).open(&self.disk);
+        let noise: Vec<u8> = rand::rng().random_iter().take(8 << 20).collect();
+        card.unwrap()
+            .write_all_at(&noise, start * 512 + 4096)
+            .unwrap();
+    }
+
     /// Lets whoever has the key beside the card in by SSH.
     fn take_key(&self) {
         let key = self.dir.path().join("key");
@@ -115,36 +126,48 @@ impl Card {
         self.edit("authorized_keys", &format!("\u{feff}{}\r\n", public.trim()));
     }
 
+    fn ssh(&self, command: &str) -> tokio::process::Command {
+        let mut ssh = tokio::process::Command::new("ssh");
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=10",
+            "LogLevel=ERROR",
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+        ] {
+            ssh.args(["-o", option]);
+        }
+        let key = self.dir.path().join("key");
+        ssh.arg("-i").arg(key);
+        ssh.args([&format!("root@{BOX}"), command]);
+        ssh
+    }
+
     /// What a command says on the box, as soon as it says so.
     async fn inside(&self, command: &str) -> String {
         eventually("a shell on the box", BOOTS_WITHIN, async || {
-            let output = tokio::process::Command::new("ssh")
-                .args([
-                    "-o",
-                    "BatchMode=yes",
-                    "-o",
-                    "ConnectTimeout=10",
-                    "-o",
-                    "LogLevel=ERROR",
-                ])
-                .args([
-                    "-o",
-                    "StrictHostKeyChecking=no",
-                    "-o",
-                    "UserKnownHostsFile=/dev/null",
-                ])
-                .arg("-i")
-                .arg(self.dir.path().join("key"))
-                .args([&format!("root@{BOX}"), command])
-                .output();
-            let output = output.await.unwrap();
+            let output = self.ssh(command).output().await.unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             output.status.success().then_some(said)
         })
         .await
     }
 
+    /// Has the box, which runs, take another configuration; what became of that.
+    async fn configure(&self, text: &str) -> Option<i32> {
+        let file = self.dir.path().join("new.toml");
+        std::fs::write(&file, text).unwrap();
+        let file = std::fs::File::open(file).unwrap();
+        let status = self.ssh("configure-box").stdin(file).status().await;
+        status.unwrap().code()
+    }
+
     fn switch_on(&self) -> Running {
+        self.switch_on_with("")
+    }
+
+    /// With something else about its disk (`qemu-system-aarch64 -drive`).
+    fn switch_on_with(&self, drive: &str) -> Running {
         let serial = self.dir.path().join("serial.log");
         let emulator = Command::new("qemu-system-aarch64")
             .args([
@@ -160,7 +183,10 @@ impl Card {
             .args(["-bios", FIRMWARE])
             .args([
                 "-drive",
-                &format!("if=none,id=card,format=raw,file={}", self.disk.display()),
+                &format!(
+                    "if=none,id=card,format=raw,file={}{drive}",
+                    self.disk.display()
+                ),
             ])
             .args([
                 "-device",
@@ -322,17 +348,16 @@ fn data(said: &str) -> Vec<&str> {
     lines.map(|(_, what)| what.trim()).collect()
 }
 
-#[tokio::test]
-#[ignore = "needs an image: image/test"]
-async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let cuts: u32 = std::env::var("CUTS").map_or(1, |cuts| cuts.parse().unwrap());
-    let origin = Origin::start(live()).await;
-    let card = Card::new(2);
-    let mistake = configuration(&origin) + "[peer]\nmax-peers = \"many\"\n";
+/// A box of which nothing is right but that it boots: it says so, and where.
+async fn says_what_is_wrong(card: &Card, origin: &Origin) {
+    let mistake = configuration(origin) + "[peer]\nmax-peers = \"many\"\n";
     card.edit("edgeseed.toml", &mistake);
-    let network = card.read("network.network");
-    card.edit("network.network", &network.replace("#Gateway=", "Gatway="));
+    let network = card
+        .read("network.network")
+        .replace("#Address=192.168.1.50/24", &format!("Address={BOX}/24"))
+        .replace("#Gateway=", "Gatway=")
+        .replace("DHCP=yes\n", "");
+    card.edit("network.network", &network);
     let running = card.switch_on();
     let shown = running.page("/", "does not serve").await;
     println!(
@@ -340,15 +365,9 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
         running.since.elapsed().as_secs_f64()
     );
     assert!(shown.contains("edgeseed.toml:6"), "{shown}");
-    let network_mistake = "network.network on BOOT, line ";
-    running
-        .screen(&[
-            "\n/etc/edgeseed/edgeseed.toml:6",
-            network_mistake,
-            "Gatway",
-            BOX,
-        ])
-        .await;
+    let of_network = "network.network on BOOT, line ";
+    let of_file = "\n/etc/edgeseed/edgeseed.toml:6";
+    running.screen(&[of_file, of_network, "Gatway", BOX]).await;
     eventually("all units have started", BOOTS_WITHIN, async || {
         let said = running.said();
         let reached = said
@@ -365,13 +384,88 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
         said.contains("sectors now") && said.contains("there is none"),
         "{said}"
     );
-    drop(running);
+}
 
-    // A mended file and a power cycle are enough.
+/// A box that serves takes a right configuration from afar, and no other.
+async fn is_configured_from_afar(card: &Card, origin: &Origin) {
+    let right = configuration(origin);
+    let wrong = format!("{right}[peer]\nmax-peers = 0\n");
+    assert_eq!(card.configure(&wrong).await, Some(78));
+    assert_eq!(card.configure("").await, Some(78));
+    let file = "cat /etc/edgeseed/edgeseed.toml";
+    assert_eq!(card.inside(file).await, right);
+    let other = format!("{right}# Another one.\n");
+    assert_eq!(card.configure(&other).await, Some(0));
+    let mounted = format!("{file}; findmnt -n -o OPTIONS /boot/firmware | cut -c -3");
+    assert_eq!(card.inside(&mounted).await, format!("{other}ro,\n"));
+    let failed = "systemctl is-active edgeseed; systemctl --failed --plain --no-legend";
+    assert_eq!(card.inside(failed).await, "active\n");
+}
+
+/// A board without a clock waits a minute for the time, and then does without.
+async fn serves_without_a_clock(card: &Card, origin: &Origin) {
+    let entry = card.read("loader/entries/edgeseed.conf");
+    // The emulator's, and its firmware's.
+    let drivers = "pl031_driver_init,efi_rtc_driver_init";
+    let none = entry.replace(
+        "options ",
+        &format!("options initcall_blacklist={drivers} "),
+    );
+    assert_ne!(entry, none);
+    card.edit("loader/entries/edgeseed.conf", &none);
+    let running = card.switch_on();
+    running.page("/healthz", "ok\n").await;
+    let up = running.since.elapsed().as_secs_f64();
+    serves(origin).await;
+    let said = card.inside("ls /dev | grep -c rtc; date +%Y").await;
+    println!("without a clock: pages after {up:.1} s: {said:?}");
+    let (clocks, year) = said.trim().split_once('\n').unwrap();
+    assert!(
+        clocks == "0" && year.parse::<u32>().unwrap() >= 2026,
+        "{said}"
+    );
+    drop(running);
+    card.edit("loader/entries/edgeseed.conf", &entry);
+}
+
+/// A card that takes no writes: memory has to do.
+async fn serves_from_memory(card: &Card, origin: &Origin) {
+    let running = card.switch_on_with(",readonly=on");
+    running.page("/healthz", "ok\n").await;
+    serves(origin).await;
+    let stored = running.page("/metrics", "edgeseed_store_bytes ").await;
+    let line = stored
+        .lines()
+        .find(|line| line.starts_with("edgeseed_store_bytes "));
+    let said = running.said();
+    println!("a card that takes no writes: {:?}, {line:?}", data(&said));
+    assert!(data(&said).iter().any(|what| what.contains("in memory")));
+    assert!(line.is_some_and(|line| !line.ends_with(" 0")), "{stored}");
+}
+
+#[tokio::test]
+#[ignore = "needs an image: image/test"]
+async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cuts: u32 = std::env::var("CUTS").map_or(1, |cuts| cuts.parse().unwrap());
+    let origin = Origin::start(live()).await;
+    let card = Card::new(2);
+    let network = card.read("network.network");
+    says_what_is_wrong(&card, &origin).await;
+
+    // Mended files and a power cycle are enough.
     card.edit("edgeseed.toml", &configuration(&origin));
     card.edit("network.network", &network);
     card.take_key();
+    if cuts > 0 {
+        serves_without_a_clock(&card, &origin).await;
+        serves_from_memory(&card, &origin).await;
+    }
     for boot in 1..=cuts + 1 {
+        let spoilt = cuts > 0 && boot > cuts;
+        if spoilt {
+            card.spoil_data();
+        }
         let running = card.switch_on();
         running.page("/healthz", "ok\n").await;
         let up = running.since.elapsed();
@@ -391,21 +485,13 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
         let told = |words: &str| data.iter().any(|what| what.contains(words));
         assert!(told("for the store") && !told("in memory"), "{said}");
         assert!(!told("sectors now") && !told("there is none"), "{said}");
+        assert!(!spoilt || told("it is beyond repair"), "{said}");
         if boot > cuts {
-            let failed =
-                card.inside("systemctl is-active edgeseed; systemctl --failed --plain --no-legend");
-            assert_eq!(failed.await, "active\n", "{}", running.said());
+            is_configured_from_afar(&card, &origin).await;
             if cuts > 1 {
-                println!(
-                    "{}",
-                    card.inside("systemd-analyze; systemd-analyze blame | head")
-                        .await
-                );
-                println!(
-                    "{}",
-                    card.inside("systemd-analyze critical-chain edgeseed.service")
-                        .await
-                );
+                let blame = "systemd-analyze; systemd-analyze blame | head";
+                let chain = "systemd-analyze critical-chain edgeseed.service";
+                println!("{}\n{}", card.inside(blame).await, card.inside(chain).await);
             }
             break;
         }

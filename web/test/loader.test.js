@@ -3,6 +3,7 @@ import { test } from 'node:test';
 
 import { createLoader, deadline, fromSwarm, HttpTime, nameOf } from '../src/loader.js';
 import { Refusal } from '../src/segment-channel.js';
+import { stopClock } from './timers.js';
 
 const tick = () => new Promise((resolve) => setImmediate(resolve));
 
@@ -149,16 +150,16 @@ test('LACK, and nobody to ask, go to HTTP at once', async () => {
 });
 
 test('a box that does not answer costs its deadline and nothing more', async (t) => {
-  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const clock = stopClock(t);
   const swarm = swarmOf(
     (_, signal) => new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Refusal(signal.reason)))),
   );
   const { loader, callbacks, segments, answers } = loaderFor(swarm);
   loader.load(context, {}, callbacks);
-  t.mock.timers.tick(1999);
+  clock.tick(1999);
   await tick();
   assert.deepEqual(answers, []);
-  t.mock.timers.tick(1);
+  clock.tick(1);
   await tick();
   assert.deepEqual(answers, [10]);
   assert.equal(segments[0].reason, 'timeout');

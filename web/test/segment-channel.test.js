@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { Refusal, SegmentChannel } from '../src/segment-channel.js';
+import { stopClock } from './timers.js';
 
 /** A data channel whose other end is the test. */
 class FakeDataChannel {
@@ -128,15 +129,15 @@ for (const [what, messages] of [
 }
 
 test('a box that says nothing for long is given up, one that still sends is not', async (t) => {
-  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const clock = stopClock(t);
   const closed = [];
   const { dc, channel } = open((reason) => closed.push(reason));
   const asked = channel.request(wanted);
-  t.mock.timers.tick(7000);
+  clock.tick(7000);
   dc.hear(header());
-  t.mock.timers.tick(7000);
+  clock.tick(7000);
   assert.deepEqual(closed, []);
-  t.mock.timers.tick(1000);
+  clock.tick(1000);
   await assert.rejects(asked, refusal('broken'));
   assert.deepEqual(closed, ['broken']);
 });
