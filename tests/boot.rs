@@ -37,6 +37,9 @@ const BOX: &str = "10.0.2.15";
 /// The machine's own: UEFI, which starts the boot loader that it finds on the card.
 const FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
 
+/// What the boot loader starts, and with which options of the kernel.
+const ENTRY: &str = "loader/entries/edgeseed.conf";
+
 /// A card with the image on it.
 struct Card {
     dir: TempDir,
@@ -69,11 +72,11 @@ impl Card {
         card.set_len(gib << 30).unwrap();
         let card = Self { dir, disk };
         // As on a board, but that the last console, which units write to, is one that can be read here.
-        let entry = card.read("loader/entries/edgeseed.conf");
+        let entry = card.read(ENTRY);
         let screen = " console=tty0";
         assert!(card.read("cmdline.txt").contains(screen) && entry.contains(screen));
         let entry = entry.replace(" quiet", " console=ttyAMA0,115200");
-        card.edit("loader/entries/edgeseed.conf", &entry);
+        card.edit(ENTRY, &entry);
         card
     }
 
@@ -81,7 +84,7 @@ impl Card {
     fn boot(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let partition = format!("{}@@4M", self.disk.display());
-        command.args(["-o", "-i", &partition]);
+        command.args(["-i", &partition]);
         command
     }
 
@@ -97,7 +100,19 @@ impl Card {
     fn edit(&self, name: &str, text: &str) {
         let file = self.dir.path().join("edited");
         std::fs::write(&file, text).unwrap();
-        run(self.boot("mcopy").arg(file).arg(format!("::{name}")));
+        run(self
+            .boot("mcopy")
+            .arg("-o")
+            .arg(file)
+            .arg(format!("::{name}")));
+    }
+
+    /// Gives the kernel one more option.
+    fn option(&self, option: &str) {
+        let entry = self.read(ENTRY);
+        let more = entry.replace("\noptions ", &format!("\noptions {option} "));
+        assert_ne!(entry, more);
+        self.edit(ENTRY, &more);
     }
 
     /// Leaves of the data partition what no repair brings back: its superblock, and nothing behind it.
@@ -358,6 +373,12 @@ async fn says_what_is_wrong(card: &Card, origin: &Origin) {
         .replace("#Gateway=", "Gatway=")
         .replace("DHCP=yes\n", "");
     card.edit("network.network", &network);
+    // A password of Wi-Fi has eight characters at the least. The adapter is one that the kernel makes up.
+    let wifi = card.read("wpa_supplicant.conf.example");
+    let wifi = wifi.replace("its password", "short");
+    card.edit("wpa_supplicant.conf", &wifi);
+    let entry = card.read(ENTRY);
+    card.option("modules_load=mac80211_hwsim");
     let running = card.switch_on();
     let shown = running.page("/", "does not serve").await;
     println!(
@@ -367,7 +388,9 @@ async fn says_what_is_wrong(card: &Card, origin: &Origin) {
     assert!(shown.contains("edgeseed.toml:6"), "{shown}");
     let of_network = "network.network on BOOT, line ";
     let of_file = "\n/etc/edgeseed/edgeseed.toml:6";
-    running.screen(&[of_file, of_network, "Gatway", BOX]).await;
+    let of_wifi = "Invalid passphrase length 5";
+    let wanted = [of_file, of_network, "Gatway", of_wifi, BOX];
+    running.screen(&wanted).await;
     eventually("all units have started", BOOTS_WITHIN, async || {
         let said = running.said();
         let reached = said
@@ -384,6 +407,9 @@ async fn says_what_is_wrong(card: &Card, origin: &Origin) {
         said.contains("sectors now") && said.contains("there is none"),
         "{said}"
     );
+    drop(running);
+    card.edit(ENTRY, &entry);
+    run(card.boot("mdel").arg("::wpa_supplicant.conf"));
 }
 
 /// A box that serves takes a right configuration from afar, and no other.
@@ -404,15 +430,9 @@ async fn is_configured_from_afar(card: &Card, origin: &Origin) {
 
 /// A board without a clock waits a minute for the time, and then does without.
 async fn serves_without_a_clock(card: &Card, origin: &Origin) {
-    let entry = card.read("loader/entries/edgeseed.conf");
+    let entry = card.read(ENTRY);
     // The emulator's, and its firmware's.
-    let drivers = "pl031_driver_init,efi_rtc_driver_init";
-    let none = entry.replace(
-        "options ",
-        &format!("options initcall_blacklist={drivers} "),
-    );
-    assert_ne!(entry, none);
-    card.edit("loader/entries/edgeseed.conf", &none);
+    card.option("initcall_blacklist=pl031_driver_init,efi_rtc_driver_init");
     let running = card.switch_on();
     running.page("/healthz", "ok\n").await;
     let up = running.since.elapsed().as_secs_f64();
@@ -425,7 +445,7 @@ async fn serves_without_a_clock(card: &Card, origin: &Origin) {
         "{said}"
     );
     drop(running);
-    card.edit("loader/entries/edgeseed.conf", &entry);
+    card.edit(ENTRY, &entry);
 }
 
 /// A card that takes no writes: memory has to do.
