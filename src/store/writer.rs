@@ -163,5 +163,4 @@ impl SegmentWriter {
 }
 
 #[cfg(test)]
-#[path = "writer_tests.rs"]
 mod tests;
