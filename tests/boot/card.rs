@@ -216,15 +216,21 @@ impl Running {
         String::from_utf8_lossy(&std::fs::read(&self.serial).unwrap_or_default()).into_owned()
     }
 
-    /// What stands above the prompt of its screen, once that stands there.
+    /// What stands above the prompt of its screen.
+    pub(crate) fn shows(&self) -> Option<String> {
+        let said = self.said();
+        let (above, _) = said.rsplit_once("login:")?;
+        let (_, screen) = above.rsplit_once("An edgeseed box:")?;
+        Some(screen.to_owned())
+    }
+
+    /// Waits for what its screen shows.
     pub(crate) async fn screen(&self, wanted: &[&str]) {
         eventually(
             &format!("{wanted:?} on the screen"),
             BOOTS_WITHIN,
             async || {
-                let said = self.said();
-                let (above, _) = said.rsplit_once("login:")?;
-                let (_, screen) = above.rsplit_once("An edgeseed box:")?;
+                let screen = self.shows()?;
                 let all = wanted.iter().all(|wanted| screen.contains(wanted));
                 all.then_some(())
             },

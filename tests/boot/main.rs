@@ -20,7 +20,7 @@ mod support;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use card::{BOOTS_WITHIN, BOX, Card, ENTRY, run};
+use card::{BOOTS_WITHIN, BOX, Card, ENTRY, Running, run};
 use rand::Rng;
 use support::eventually;
 use support::origin::{Live, Origin};
@@ -178,6 +178,44 @@ async fn is_configured_from_afar(card: &Card, origin: &Origin) {
     assert_eq!(card.inside(failed).await, "active\n");
 }
 
+/// An access point that turns it away is on its screen, until its password is right.
+async fn says_that_it_is_turned_away(card: &Card, running: &Running) {
+    let wifi = |password: &str, more: &str| {
+        format!("country=DE\nnetwork={{\nssid=\"the net\"\npsk=\"{password}\"\n{more}}}\n")
+    };
+    let settings = |password: &str| {
+        let wifi = wifi(password, "");
+        let boot = "/boot/firmware";
+        format!(
+            "mount -o remount,rw {boot} && printf %s '{wifi}' >{boot}/wpa_supplicant.conf; mount -o remount,ro {boot}"
+        )
+    };
+    card.inside(&settings("a wrong one")).await;
+    // Two adapters that the kernel makes up: the box's, and the access point.
+    let access_point = wifi(
+        "the right one",
+        "mode=2\nfrequency=2412\nkey_mgmt=WPA-PSK\n",
+    );
+    let on_air = "wpa_supplicant -B -i wlan1 -c /run/access-point.conf";
+    card.inside(&format!(
+        "modprobe mac80211_hwsim && printf %s '{access_point}' >/run/access-point.conf && {on_air}"
+    ))
+    .await;
+    let turned_away = r#"turned away, ssid="the net", reason=WRONG_KEY"#;
+    running.screen(&[turned_away]).await;
+    card.inside(&settings("the right one")).await;
+    card.inside("systemctl restart wpa_supplicant@wlan0").await;
+    eventually("it is off the screen", BOOTS_WITHIN, async || {
+        running
+            .shows()
+            .is_some_and(|screen| !screen.contains("Wi-Fi"))
+            .then_some(())
+    })
+    .await;
+    let joined = card.inside("cat /sys/class/net/wlan0/carrier").await;
+    assert_eq!(joined, "1\n");
+}
+
 /// A board without a clock waits a minute for the time, and then does without.
 async fn serves_without_a_clock(card: &Card, origin: &Origin) {
     let entry = card.read(ENTRY);
@@ -258,6 +296,7 @@ async fn a_box_says_what_is_wrong_is_mended_and_serves_after_each_power_cut() {
         assert!(!spoilt || told("it is beyond repair"), "{said}");
         if boot > cuts {
             is_configured_from_afar(&card, &origin).await;
+            says_that_it_is_turned_away(&card, &running).await;
             if cuts > 1 {
                 let blame = "systemd-analyze; systemd-analyze blame | head";
                 let chain = "systemd-analyze critical-chain edgeseed.service";
