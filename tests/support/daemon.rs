@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use super::eventually;
 
-/// How long the box may take to start, or to stop once it has nothing to send.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the box may take to start, to stop once it has nothing to send, or to find a server again that is back
+/// (30 s at most, src/signal/backoff.rs).
+pub(crate) const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_edgeseed");
