@@ -200,7 +200,7 @@ async function play(browser, base, origin, name) {
 
 /**
  * Viewers of several channels at a time: { rows, failures }. One that was late where the machine stood still
- * watches again, alone: what the box is at fault for, it is at fault for then as well.
+ * watches again, alone: that its channel is packaged so is then still what is tested. Whoever is late twice fails.
  */
 async function playAll(browser, base, origin) {
   const [rows, failures] = [[], []];
