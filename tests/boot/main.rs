@@ -187,7 +187,7 @@ async fn says_that_it_is_turned_away(card: &Card, running: &Running) {
         let wifi = wifi(password, "");
         let boot = "/boot/firmware";
         format!(
-            "mount -o remount,rw {boot} && printf %s '{wifi}' >{boot}/wpa_supplicant.conf; mount -o remount,ro {boot}"
+            "mount -o remount,rw {boot} && printf %s '{wifi}' >{boot}/wpa_supplicant.conf && mount -o remount,ro {boot}"
         )
     };
     card.inside(&settings("a wrong one")).await;
