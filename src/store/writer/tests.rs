@@ -58,6 +58,19 @@ fn failing(operation: Operation, n: usize, errno: rustix::io::Errno) -> Disk {
     })
 }
 
+/// Writes a segment whose length was promised.
+async fn put(
+    store: &Store,
+    channel: &ChannelName,
+    announced: &Announced,
+    bytes: &[u8],
+) -> Arc<Segment> {
+    let length = Some(bytes.len() as u64);
+    let mut writer = store.begin(channel, announced, length).await.unwrap();
+    writer.write(bytes).await.unwrap();
+    writer.commit().await.unwrap()
+}
+
 /// The bytes of the one segment.
 fn served(store: &Store, channel: &ChannelName) -> Vec<u8> {
     match store.find(channel, "1.ts", None) {
@@ -131,12 +144,7 @@ async fn the_quota_and_the_free_space_are_kept() {
 async fn what_is_read_after_it_has_gone_counts_until_it_is_not_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), 0);
-    let mut writer = store
-        .begin(&channel, &announced, Some(3 << 20))
-        .await
-        .unwrap();
-    writer.write(&vec![7; 3 << 20]).await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, &vec![7; 3 << 20]).await;
     let Found::Ready(reader) = store.find(&channel, "1.ts", None) else {
         panic!("it is stored");
     };
@@ -170,9 +178,7 @@ async fn a_folder_that_was_wiped_and_taken_by_another_box_is_not_written_to() {
     let (first, channel, announced) = store(&folder, 0);
     std::fs::remove_dir_all(&folder).unwrap();
     let (second, ..) = store(&folder, 0);
-    let mut writer = first.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    writer.commit().await.unwrap();
+    put(&first, &channel, &announced, b"new").await;
     assert!(first.problem().unwrap().contains("another edgeseed"));
     assert_eq!(served(&first, &channel), b"new", "held in memory");
     assert_eq!(files(&folder), 0);
@@ -185,9 +191,7 @@ async fn a_folder_that_was_wiped_is_made_again_and_belongs_to_the_store() {
     let folder = dir.path().join("store");
     let (store, channel, announced) = store(&folder, 0);
     std::fs::remove_dir_all(&folder).unwrap();
-    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, b"new").await;
     assert_eq!((store.problem(), files(&folder)), (None, 1));
     let config = StoreConfig {
         dir: folder,
@@ -228,9 +232,7 @@ async fn what_expires_while_it_is_written_is_not_stored() {
     store.announce(&channel, std::slice::from_ref(&announced));
     let error = writer.commit().await.unwrap_err();
     assert!(matches!(error, StoreError::NotWanted));
-    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    let segment = writer.commit().await.unwrap();
+    let segment = put(&store, &channel, &announced, b"new").await;
     assert_eq!(segment.len(), 3);
     assert_eq!(served(&store, &channel), b"new");
 }

@@ -51,9 +51,7 @@ async fn a_disk_that_is_read_only_or_full_at_the_start_is_done_without() {
         let (store, channel, announced) =
             store_on(failing(operation, 0, Errno::ROFS), dir.path(), 0);
         assert!(store.problem().unwrap().contains("Read-only"));
-        let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-        writer.write(b"new").await.unwrap();
-        writer.commit().await.unwrap();
+        put(&store, &channel, &announced, b"new").await;
         assert_eq!(served(&store, &channel), b"new");
     }
 }
@@ -62,9 +60,7 @@ async fn a_disk_that_is_read_only_or_full_at_the_start_is_done_without() {
 async fn more_to_be_left_free_than_there_is_costs_the_disk_and_not_the_viewers() {
     let dir = tempfile::tempdir().unwrap();
     let (store, channel, announced) = store(dir.path(), u64::MAX);
-    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, b"new").await;
     assert_eq!(served(&store, &channel), b"new");
     assert!(store.problem().unwrap().contains("min-free"));
     assert_eq!(files(dir.path()), 0);
@@ -79,12 +75,7 @@ async fn what_memory_does_not_hold_is_refused_and_what_others_need_is_let_go() {
         .await
         .unwrap_err();
     assert!(matches!(error, StoreError::NoMemory));
-    let mut writer = store
-        .begin(&channel, &announced, Some(3 << 20))
-        .await
-        .unwrap();
-    writer.write(&vec![7; 3 << 20]).await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, &vec![7; 3 << 20]).await;
     let budget = store.inner.budget.clone();
     assert_eq!(budget.used(), 3 << 20);
     let needed = budget.try_take(8 << 20).unwrap();
@@ -142,9 +133,7 @@ async fn a_file_that_cannot_be_deleted_keeps_no_other_from_it_and_the_disk_in_us
     // It may have waited for the one in the background.
     let _ = store.inner.delete();
     assert!(store.inner.delete().is_err());
-    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, b"new").await;
     assert_eq!((store.problem(), files(dir.path())), (None, 2));
     assert_eq!(served(&store, &channel), b"new");
 }
@@ -178,10 +167,7 @@ async fn a_full_store_on_a_disk_that_turns_read_only_keeps_what_it_has() {
             ..announced.clone()
         };
         store.announce(&channel, std::slice::from_ref(&next));
-        let length = 600_000;
-        let mut writer = store.begin(&channel, &next, Some(length)).await.unwrap();
-        writer.write(&vec![7; length as usize]).await.unwrap();
-        writer.commit().await.unwrap();
+        put(&store, &channel, &next, &vec![7; 600_000]).await;
     }
     // Six fit. For the eighth one was taken out, and for the ninth, which went to memory at once, none.
     let served = |sequence: &u64| {
@@ -197,9 +183,7 @@ async fn what_cannot_be_read_any_more_is_not_found_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let disk = failing(Operation::Read, 0, rustix::io::Errno::IO);
     let (store, channel, announced) = store_on(disk, dir.path(), 0);
-    let mut writer = store.begin(&channel, &announced, Some(3)).await.unwrap();
-    writer.write(b"new").await.unwrap();
-    writer.commit().await.unwrap();
+    put(&store, &channel, &announced, b"new").await;
     let Found::Ready(reader) = store.find(&channel, "1.ts", None) else {
         panic!("it is stored");
     };
